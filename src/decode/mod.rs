@@ -1,0 +1,1 @@
+//! From settled stretches to PCM on the timeline. Pure.

@@ -1,0 +1,1 @@
+//! Gains, layouts and the limiter. Pure.

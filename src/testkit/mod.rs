@@ -1,0 +1,1 @@
+//! For tests, benches and the demo: servers, publishers, impairment, simulation.
