@@ -1,0 +1,53 @@
+use std::path::PathBuf;
+
+/// What can go wrong in the testkit. Every message says what was tried, so that a failing test explains itself.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TestkitError {
+    /// A tool that the testkit starts is not installed.
+    #[error("{tool} not found at {}: run `make tools`", path.display())]
+    MissingTool {
+        /// What is missing.
+        tool: &'static str,
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+    /// livekit-server ended before it was ready, or never became ready.
+    #[error("livekit-server did not start: {reason}; the end of its log:\n{log}")]
+    ServerStart {
+        /// What was seen.
+        reason: String,
+        /// The last lines of its log.
+        log: String,
+    },
+    /// A file, port or process refused.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// The server's room service refused a call.
+    #[error("room service, {what}: {source}")]
+    Service {
+        /// What was asked.
+        what: String,
+        /// The service's answer.
+        source: livekit_api::services::ServiceError,
+    },
+}
+
+impl TestkitError {
+    /// Wraps an IO error with what was tried.
+    pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Io { what, source }
+    }
+
+    /// Wraps a room service error with what was asked.
+    pub(crate) fn service(what: impl Into<String>) -> impl FnOnce(livekit_api::services::ServiceError) -> Self {
+        let what = what.into();
+        move |source| Self::Service { what, source }
+    }
+}
