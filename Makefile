@@ -1,0 +1,79 @@
+# Everything a fresh Debian-like machine with the Rust, Go and Python toolchains needs to build, hear and test callreel.
+# Tools and build products live in $CALLREEL_CACHE (default ~/.cache/callreel), so that checkouts share them.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help tools build demo test faults soak bench fmt fmt-check clippy lint-scripts lint doc deny clean-recordings
+
+CALLREEL_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/callreel
+CARGO_TARGET_DIR ?= $(CALLREEL_CACHE)/target
+export CALLREEL_CACHE CARGO_TARGET_DIR
+
+CARGO := cargo
+FEATURES := --locked --features testkit
+SCRIPTS := .ci/run $(shell grep -lE '^\#!.*\bbash' tools/*) tools/lib.sh
+LINT = source tools/lib.sh; PATH=$$(venv_dir requirements-lint)/bin:$$PATH
+
+help: ## what can be made
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
+
+tools: ## install every pinned tool
+	@tools/install
+
+build: ## the release binary
+	@tools/install rust debian
+	$(CARGO) build --release --locked
+
+demo: ## record a conversation on a real LiveKit server into recordings/
+	@tools/install rust debian livekit
+	@tools/demo
+
+test: ## everything that must never break, a real server and the official SDK included
+	@tools/install rust debian livekit python
+	$(CARGO) test $(FEATURES)
+
+faults: ## the tests again, with large counts of kills, cuts and losses
+	@tools/install rust debian livekit python
+	CALLREEL_TIER=faults $(CARGO) test --release $(FEATURES)
+
+soak: ## the tests again, with minutes of churn
+	@tools/install rust debian livekit python
+	CALLREEL_TIER=soak $(CARGO) test --release $(FEATURES)
+
+bench: ## the benches; read BENCHMARKS.md
+	@tools/install rust debian
+	$(CARGO) bench $(FEATURES)
+
+fmt: ## format the code
+	@tools/install rust lint
+	$(CARGO) fmt
+	@$(LINT); ruff format --quiet tools tests
+
+fmt-check:
+	@tools/install rust lint
+	$(CARGO) fmt --check
+	@$(LINT); ruff format --check tools tests
+
+lint: clippy lint-scripts ## clippy, shellcheck, ruff, hadolint
+
+clippy:
+	@tools/install rust debian
+	$(CARGO) clippy $(FEATURES) --all-targets -- -D warnings
+
+lint-scripts:
+	@tools/install lint
+	@$(LINT); shellcheck $(SCRIPTS)
+	@$(LINT); ruff check --quiet tools tests
+	@$(LINT); hadolint Dockerfile
+
+doc: ## the API documentation, where a broken link is an error
+	@tools/install rust debian
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc $(FEATURES) --no-deps
+
+deny: ## licences, banned crates and sources of every dependency
+	@tools/install rust deny
+	@source tools/lib.sh; "$$cargo_deny_dir/bin/cargo-deny" --log-level error check licenses bans sources
+
+clean-recordings: ## delete recordings/
+	rm -rf recordings
