@@ -12,7 +12,8 @@ export CALLREEL_CACHE CARGO_TARGET_DIR
 
 CARGO := cargo
 FEATURES := --locked --features testkit
-SCRIPTS := .ci/run $(shell grep -lE '^\#!.*\bbash' tools/*) tools/lib.sh
+SHELL_SCRIPTS := .ci/run tools/lib.sh $(shell grep -lE '^\#!.*bash' tools/*)
+PYTHON_SCRIPTS := tests $(shell grep -lE '^\#!.*python' tools/*)
 LINT = source tools/lib.sh; PATH=$$(venv_dir requirements-lint)/bin:$$PATH
 
 help: ## what can be made
@@ -48,12 +49,12 @@ bench: ## the benches; read BENCHMARKS.md
 fmt: ## format the code
 	@tools/install rust lint
 	$(CARGO) fmt
-	@$(LINT); ruff format --quiet tools tests
+	@$(LINT); ruff format --quiet $(PYTHON_SCRIPTS)
 
 fmt-check:
 	@tools/install rust lint
 	$(CARGO) fmt --check
-	@$(LINT); ruff format --check tools tests
+	@$(LINT); ruff format --check $(PYTHON_SCRIPTS)
 
 lint: clippy lint-scripts ## clippy, shellcheck, ruff, hadolint
 
@@ -63,8 +64,8 @@ clippy:
 
 lint-scripts:
 	@tools/install lint
-	@$(LINT); shellcheck $(SCRIPTS)
-	@$(LINT); ruff check --quiet tools tests
+	@$(LINT); shellcheck $(SHELL_SCRIPTS)
+	@$(LINT); ruff check --quiet $(PYTHON_SCRIPTS)
 	@$(LINT); hadolint Dockerfile
 
 doc: ## the API documentation, where a broken link is an error
