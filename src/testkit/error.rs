@@ -20,6 +20,16 @@ pub enum TestkitError {
         /// The last lines of its log.
         log: String,
     },
+    /// A script of the official SDK failed.
+    #[error("{name}: {reason}; it said:\n{said}")]
+    Script {
+        /// The script.
+        name: &'static str,
+        /// What was seen.
+        reason: String,
+        /// What it wrote on standard error.
+        said: String,
+    },
     /// A file, port or process refused.
     #[error("{what}: {source}")]
     Io {

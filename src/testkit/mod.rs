@@ -1,9 +1,11 @@
 //! For tests, benches and the demo: servers, publishers, impairment, simulation.
 
 mod error;
+pub mod python;
 pub mod server;
 
 pub use error::TestkitError;
+pub use python::{PublishPlan, PythonParticipant, PythonPublisher};
 pub use server::{LiveKitServer, ServerBuilder};
 
 /// Makes sure that the process has a TLS provider; the first one installed stays.
