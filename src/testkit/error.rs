@@ -38,6 +38,14 @@ pub enum TestkitError {
         /// The system's answer.
         source: std::io::Error,
     },
+    /// A sound could not be read, written or converted.
+    #[error("{what}: {reason}")]
+    Audio {
+        /// The file, or the conversion.
+        what: String,
+        /// Why not.
+        reason: String,
+    },
     /// The server's room service refused a call.
     #[error("room service, {what}: {source}")]
     Service {
@@ -53,6 +61,11 @@ impl TestkitError {
     pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
         let what = what.into();
         move |source| Self::Io { what, source }
+    }
+
+    /// A failure with a sound, named by its file or by what was done to it.
+    pub(crate) fn audio(what: impl AsRef<std::path::Path>, reason: impl std::fmt::Display) -> Self {
+        Self::Audio { what: what.as_ref().display().to_string(), reason: reason.to_string() }
     }
 
     /// Wraps a room service error with what was asked.

@@ -1,9 +1,11 @@
 //! For tests, benches and the demo: servers, publishers, impairment, simulation.
 
+pub mod audio;
 mod error;
 pub mod python;
 pub mod server;
 
+pub use audio::Audio;
 pub use error::TestkitError;
 pub use python::{PublishPlan, PythonParticipant, PythonPublisher};
 pub use server::{LiveKitServer, ServerBuilder};
