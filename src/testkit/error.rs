@@ -46,6 +46,9 @@ pub enum TestkitError {
         /// Why not.
         reason: String,
     },
+    /// A publisher could not join, publish or go on; the text says which and why.
+    #[error("{0}")]
+    Publisher(String),
     /// The server's room service refused a call.
     #[error("room service, {what}: {source}")]
     Service {

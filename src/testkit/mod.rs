@@ -2,11 +2,14 @@
 
 pub mod audio;
 mod error;
+pub mod g711;
+pub mod publisher;
 pub mod python;
 pub mod server;
 
 pub use audio::Audio;
 pub use error::TestkitError;
+pub use publisher::{AfterEnd, MutedSends, Publisher, PublisherConfig, SentLog, SentPacket, TrackOptions, Voice};
 pub use python::{PublishPlan, PythonParticipant, PythonPublisher};
 pub use server::{LiveKitServer, ServerBuilder};
 
