@@ -62,6 +62,8 @@ pub enum RoomEvent {
         at: Instant,
     },
     /// A track is gone: unpublished, or its publisher left.
+    ///
+    /// Its last packets may come after this word: they travel another way, and those that were lost are sent again.
     TrackUnpublished {
         /// The track.
         track: TrackKey,
@@ -95,6 +97,21 @@ pub enum RoomEvent {
         /// The state now.
         state: MediaState,
         /// When.
+        at: Instant,
+    },
+    /// The server told more about the room: its id, where it was not settled when we joined.
+    RoomUpdated {
+        /// The room as it is now.
+        room: RoomInfo,
+        /// When.
+        at: Instant,
+    },
+    /// Packets and sender reports were thrown away because nobody fetched events for so long that the
+    /// [backlog](crate::room::RoomConfig::backlog) was full.
+    Overrun {
+        /// How many since the last such event.
+        dropped: u64,
+        /// When there was room again.
         at: Instant,
     },
     /// The engine is done; no event follows.

@@ -1,5 +1,165 @@
-//! The LiveKit participant: signalling, SDP, peer connection, subscriptions.
+//! The LiveKit participant: joins a room, takes every participant's audio as RTP, and tells what happens there.
+//!
+//! [`Room::connect`] joins and returns two ends: the [`Room`], which closes the call, and [`RoomEvents`], one stream of
+//! typed events and packets in the order they happened. The engine between them runs as a task of the runtime that
+//! `connect` is called on, and mends what can be mended by itself: a lost signalling connection is resumed, a lost
+//! session is joined anew, and media that does not come over UDP is taken over TCP.
+//!
+//! ```no_run
+//! # async fn run() -> Result<(), callreel::room::RoomError> {
+//! use callreel::room::{Credentials, Room, RoomConfig, RoomEvent};
+//!
+//! let credentials = Credentials::ApiKey { key: "devkey".into(), secret: "secret".into() };
+//! let (room, mut events) = Room::connect(RoomConfig::new("wss://calls.example", credentials).room("support")).await?;
+//! while let Some(event) = events.recv().await {
+//!     match event {
+//!         RoomEvent::Rtp(packet) => println!("{} {} bytes", packet.track, packet.payload.len()),
+//!         RoomEvent::ParticipantLeft { .. } => break,
+//!         other => println!("{other:?}"),
+//!     }
+//! }
+//! room.close().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! What the engine promises:
+//!
+//! * It subscribes to every audio track, now and later, and to nothing else; it publishes nothing.
+//! * Events nest: a track is published after its participant joined and unpublished before it left.
+//! * A packet that was lost on the way is asked for again (NACK, RFC 4585 §6.2.1) up to five times, over the last hundred
+//!   packets of its stream.
+//! * Sequence numbers and timestamps come without their wraps, per stream (SSRC).
+//! * A panic in the engine ends one call, told as [`CloseReason::Lost`], and nothing else.
+//!
+//! | part | what it does |
+//! |---|---|
+//! | `config`, `token`, `error` | what to join, as whom, and what can be wrong with that |
+//! | `signal` | the signalling connection, in its own task |
+//! | `sdp`, `peer` | offers and the media connection, without IO |
+//! | `roster` | participants and tracks, as a pure function of the server's messages |
+//! | `repair` | when to resume, when to join anew, when to give up; pure |
+//! | `net` | UDP and ICE-TCP sockets |
+//! | `engine` | the loop that joins them |
 
+mod config;
+mod engine;
+mod error;
 pub mod event;
+mod net;
+mod peer;
+mod queue;
+mod repair;
+mod roster;
+mod sdp;
+mod signal;
+mod token;
 
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+pub use config::{Credentials, RoomConfig, Timeouts, TransportPolicy};
+pub use error::RoomError;
 pub use event::{CloseReason, MediaState, RoomEvent, RoomInfo, RtpPacket, Transport};
+#[cfg(feature = "testkit")]
+pub use net::impairment::Impairment;
+pub use queue::RoomEvents;
+
+use engine::{Engine, Request};
+use signal::Signal;
+
+/// A room we are in. Dropping it leaves.
+#[derive(Debug)]
+pub struct Room {
+    name: String,
+    identity: String,
+    remarks: Vec<String>,
+    requests: mpsc::UnboundedSender<Request>,
+    task: JoinHandle<()>,
+}
+
+impl Room {
+    /// Joins, and returns as soon as the server's JoinResponse is there.
+    ///
+    /// Must be called on a tokio runtime, which then runs the engine. Installs a TLS provider for the process if none is
+    /// set ([`ensure_crypto_provider`]).
+    ///
+    /// # Errors
+    ///
+    /// [`RoomError`] says what was wrong and where. Media is not waited for: trouble with it is told by
+    /// [`RoomEvent::Media`] and in the end by [`CloseReason::Lost`].
+    pub async fn connect(config: RoomConfig) -> Result<(Self, RoomEvents), RoomError> {
+        let resolved = config.resolve()?;
+        ensure_crypto_provider();
+        let ticket = resolved.ticket.clone();
+        for remark in &ticket.remarks {
+            tracing::warn!(room = %ticket.room, "{remark}");
+        }
+        let (signal, join, at) = Signal::join(config.clone(), resolved).await?;
+        let may_subscribe =
+            join.participant.as_ref().and_then(|own| own.permission.as_ref()).is_none_or(|own| own.can_subscribe);
+        if !may_subscribe {
+            return Err(RoomError::RoomRefused {
+                url: config.url,
+                room: ticket.room,
+                status: 0,
+                problem: "the server does not let us subscribe to anything".into(),
+            });
+        }
+        let (sender, events) = queue::queue(config.backlog);
+        let (requests, request_queue) = mpsc::unbounded_channel();
+        let engine = Engine::new(config, signal, sender.clone(), request_queue, &join, at)?;
+        let task = tokio::spawn(supervise(engine, sender));
+        Ok((Self { name: ticket.room, identity: ticket.identity, remarks: ticket.remarks, requests, task }, events))
+    }
+
+    /// The room's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Who we are in it.
+    pub fn identity(&self) -> &str {
+        &self.identity
+    }
+
+    /// What our token allows or shows that a recorder's should not; empty for a token of our own making.
+    pub fn remarks(&self) -> &[String] {
+        &self.remarks
+    }
+
+    /// Has the server act out a disturbance.
+    #[cfg(feature = "testkit")]
+    pub fn simulate(&self, scenario: livekit_protocol::simulate_scenario::Scenario) {
+        // An engine that has ended is past being disturbed.
+        let _ = self.requests.send(Request::Simulate(scenario));
+    }
+
+    /// Leaves the room and waits until the server knows, two seconds at most. The last event is
+    /// [`RoomEvent::Closed`]; events that wait can still be fetched.
+    pub async fn close(self) {
+        // An engine that has ended needs not be asked.
+        let _ = self.requests.send(Request::Close);
+        // The supervisor does not panic.
+        let _ = self.task.await;
+    }
+}
+
+/// Runs the engine in a task of its own, so that a panic in it ends this call with a word and no other.
+async fn supervise(engine: Engine, mut events: queue::EventSender) {
+    if let Err(error) = tokio::spawn(engine.run()).await {
+        tracing::error!(%error, "the room engine failed");
+        let reason = CloseReason::Lost(format!("the room engine failed: {error}"));
+        events.send(RoomEvent::Closed { reason, at: crate::clock::now() });
+    }
+}
+
+/// Makes TLS possible: installs a provider for the whole process, unless somebody has.
+///
+/// The binary calls this first thing; a program that uses the library and its own provider installs that before.
+pub fn ensure_crypto_provider() {
+    if rustls::crypto::CryptoProvider::get_default().is_none() {
+        // Somebody else was faster: as good.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    }
+}

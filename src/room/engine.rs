@@ -1,0 +1,654 @@
+//! One call's loop: signalling, sockets, time and the consumer on one side, roster, peer and repair on the other.
+
+use std::future::pending;
+use std::io;
+use std::net::SocketAddr;
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use livekit_protocol::{
+    DisconnectReason, JoinResponse, LeaveRequest, ReconnectReason, SessionDescription, SignalTarget, SubscriptionError,
+    SyncState, TrickleRequest, leave_request, signal_request, signal_response,
+};
+use str0m::Candidate;
+use str0m::net::{Protocol, Transmit};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::config::{RoomConfig, TransportPolicy};
+use super::error::RoomError;
+use super::event::{CloseReason, MediaState, RoomEvent, RoomInfo, Transport};
+use super::net::tcp::TcpLink;
+use super::net::udp::UdpLink;
+use super::peer::{self, Output, Peer, PeerEvent};
+use super::queue::EventSender;
+use super::repair::{Repair, Step};
+use super::roster::{self, Roster};
+use super::sdp;
+use super::signal::{Command, Notice, Signal};
+
+/// Room for the largest packet there is.
+const PACKET: usize = 64 << 10;
+
+/// How many datagrams are read before everybody else gets a turn.
+const BURST: usize = 512;
+
+/// How long saying goodbye may take.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// Why the loop ended, or that it goes on.
+type Flow = ControlFlow<CloseReason>;
+const ON: Flow = Flow::Continue(());
+
+/// Everything one call needs while it runs.
+pub(super) struct Engine {
+    config: RoomConfig,
+    room: RoomInfo,
+    events: EventSender,
+    signal: Signal,
+    requests: mpsc::UnboundedReceiver<Request>,
+    roster: Roster,
+    repair: Repair,
+    media: Media,
+    /// The last offer and our answer to it: a resumed session is told both.
+    negotiated: Option<(SessionDescription, SessionDescription)>,
+    buffer: Vec<u8>,
+}
+
+/// What the owner of the [`Room`](super::Room) asks. Dropping the other end asks to close.
+#[derive(Debug)]
+pub(super) enum Request {
+    /// Leave and end.
+    Close,
+    /// Have the server act out a disturbance.
+    #[cfg(feature = "testkit")]
+    Simulate(livekit_protocol::simulate_scenario::Scenario),
+}
+
+/// The media connection and what it runs over.
+struct Media {
+    /// `None` from a fatal error until the next session.
+    peer: Option<Peer>,
+    udp: UdpLink,
+    tcp: Option<TcpLink>,
+    opening: Option<JoinHandle<io::Result<TcpLink>>>,
+    tcp_candidates: Vec<Candidate>,
+    /// When to try TCP beside UDP.
+    tcp_at: Option<Instant>,
+    /// When media must have come (back).
+    deadline: Option<Instant>,
+    told: Option<MediaState>,
+}
+
+impl Engine {
+    /// Sets everything up after the first JoinResponse.
+    ///
+    /// # Errors
+    ///
+    /// [`RoomError::Media`] where no socket can be had.
+    pub(super) fn new(
+        config: RoomConfig,
+        signal: Signal,
+        events: EventSender,
+        requests: mpsc::UnboundedReceiver<Request>,
+        join: &JoinResponse,
+        at: Instant,
+    ) -> Result<Self, RoomError> {
+        let udp = UdpLink::bind()
+            .map_err(|error| RoomError::Media { problem: format!("cannot open a UDP socket: {error}") })?;
+        #[cfg(feature = "testkit")]
+        let udp = match &config.impairment {
+            Some(impairment) => udp.impaired(impairment.filter()),
+            None => udp,
+        };
+        let media = Media {
+            peer: None,
+            udp,
+            tcp: None,
+            opening: None,
+            tcp_candidates: Vec::new(),
+            tcp_at: None,
+            deadline: None,
+            told: None,
+        };
+        let mut engine = Self {
+            repair: Repair::new(config.timeouts.reconnect),
+            config,
+            room: room_info(join),
+            events,
+            signal,
+            requests,
+            roster: Roster::default(),
+            media,
+            negotiated: None,
+            buffer: vec![0; PACKET],
+        };
+        let recorder_sid = join.participant.as_ref().map(|own| own.sid.clone()).unwrap_or_default();
+        engine.events.send(RoomEvent::Joined { room: engine.room.clone(), recorder_sid, at });
+        engine.enter(join, at);
+        Ok(engine)
+    }
+
+    /// Runs the call to its end, and tells the end.
+    pub(super) async fn run(mut self) {
+        let reason = self.run_until_closed().await;
+        tracing::debug!(?reason, "leaving the room");
+        self.say_goodbye().await;
+        let at = crate::clock::now();
+        self.events.confess(at);
+        self.events.send(RoomEvent::Closed { reason, at });
+    }
+
+    async fn run_until_closed(&mut self) -> CloseReason {
+        loop {
+            let now = crate::clock::now();
+            let wake = match self.on_time(now) {
+                Flow::Continue(()) => self.drain(now),
+                Flow::Break(reason) => return reason,
+            };
+            let flow = tokio::select! {
+                ready = self.media.udp.readable() => self.on_datagrams(ready),
+                notice = self.signal.notice() => self.on_notice(notice),
+                ready = tcp_readable(&mut self.media.tcp) => self.on_stream(ready),
+                opened = tcp_opened(&mut self.media.opening) => self.on_opened(opened),
+                request = self.requests.recv() => self.on_request(request),
+                () = tokio::time::sleep_until(wake.into()) => ON,
+            };
+            if let Flow::Break(reason) = flow {
+                return reason;
+            }
+        }
+    }
+
+    /// Takes the start of a session, the first or a later one.
+    fn enter(&mut self, join: &JoinResponse, at: Instant) {
+        let mut peer = Peer::new(at);
+        let known = self.roster.tracks().map(|(_, sid, key)| (sid.to_owned(), key)).collect::<Vec<_>>();
+        for (sid, key) in known {
+            peer.bind(&sid, key);
+        }
+        self.negotiated = None;
+        let media = &mut self.media;
+        media.peer = Some(peer);
+        media.drop_tcp();
+        media.tcp_candidates.clear();
+        media.tcp_at = None;
+        media.deadline = Some(at + self.config.timeouts.udp + self.config.timeouts.media);
+        let events = self.roster.resync(join.participant.as_ref(), &join.other_participants, at);
+        self.publish(events);
+        let subscription = roster::subscription(self.roster.tracks().map(|(participant, sid, _)| (participant, sid)));
+        if !subscription.participant_tracks.is_empty() {
+            self.signal.send(signal_request::Message::Subscription(subscription));
+        }
+    }
+
+    /// Tells events, and readies the media connection for the tracks that they bring.
+    fn publish(&mut self, events: Vec<RoomEvent>) {
+        for event in events {
+            if let (RoomEvent::TrackPublished { track, .. }, Some(peer)) = (&event, &mut self.media.peer) {
+                peer.bind(&track.sid, track.key);
+            }
+            self.events.send(event);
+        }
+    }
+
+    fn on_request(&mut self, request: Option<Request>) -> Flow {
+        match request {
+            Some(Request::Close) | None => Flow::Break(CloseReason::Requested),
+            #[cfg(feature = "testkit")]
+            Some(Request::Simulate(scenario)) => {
+                let scenario = livekit_protocol::SimulateScenario { scenario: Some(scenario) };
+                self.signal.send(signal_request::Message::Simulate(scenario));
+                ON
+            }
+        }
+    }
+
+    fn on_time(&mut self, now: Instant) -> Flow {
+        if self.events.is_abandoned() {
+            return Flow::Break(CloseReason::Lost("nobody takes the room's events any more".into()));
+        }
+        if let Some(why) = self.repair.exhausted(now) {
+            let patience = self.config.timeouts.reconnect;
+            return Flow::Break(CloseReason::Lost(format!("{why}; not mended within {patience:?}")));
+        }
+        if self.media.tcp_at.is_some_and(|at| at <= now) {
+            self.media.tcp_at = None;
+            tracing::info!("media does not connect over UDP; trying TCP");
+            self.media.open_tcp();
+        }
+        if self.media.deadline.is_some_and(|at| at <= now) {
+            self.media.deadline = None;
+            self.repair.need(Step::Rejoin, "media does not connect", now);
+        }
+        match self.repair.due(now) {
+            Some(Step::Resume) => {
+                let media_lost = self.media.told == Some(MediaState::Interrupted);
+                let reason = if media_lost {
+                    ReconnectReason::RrSubscriberFailed
+                } else {
+                    ReconnectReason::RrSignalDisconnected
+                };
+                self.signal.ask(Command::Resume(reason));
+            }
+            Some(Step::Rejoin) => self.signal.ask(Command::Rejoin),
+            None => {}
+        }
+        ON
+    }
+
+    /// Does all that the media connection wants, and tells when it wants to be woken.
+    fn drain(&mut self, now: Instant) -> Instant {
+        let mut wake = now + Duration::from_secs(3600);
+        let timers = [self.repair.wake(), self.media.tcp_at, self.media.deadline];
+        for at in timers.into_iter().flatten() {
+            wake = wake.min(at);
+        }
+        let Some(peer) = &mut self.media.peer else { return wake };
+        if let Err(error) = peer.advance(now) {
+            self.on_peer_failed(&error, now);
+            return wake;
+        }
+        match self.drain_outputs(now) {
+            Some(at) => wake.min(at),
+            None => wake,
+        }
+    }
+
+    /// Empties the media connection's outputs; `None` where it broke.
+    fn drain_outputs(&mut self, now: Instant) -> Option<Instant> {
+        loop {
+            match self.media.peer.as_mut()?.poll() {
+                Ok(Output::Timeout(at)) => {
+                    self.note_transport(now);
+                    return Some(at);
+                }
+                Ok(Output::Transmit(transmit)) => self.media.transmit(&transmit),
+                Ok(Output::Event(event)) => self.on_peer_event(event, now),
+                Err(error) => {
+                    self.on_peer_failed(&error, now);
+                    return None;
+                }
+            }
+        }
+    }
+
+    fn on_peer_event(&mut self, event: PeerEvent, now: Instant) {
+        match event {
+            PeerEvent::Rtp(packet) => self.events.send(RoomEvent::Rtp(packet)),
+            PeerEvent::SenderReport { track, ntp, rtp, at } => {
+                self.events.send(RoomEvent::SenderReport { track, ntp, rtp, at });
+            }
+            PeerEvent::Connected | PeerEvent::PathRestored => {
+                self.media.deadline = None;
+                self.media.tcp_at = None;
+                let transport = self.media.peer.as_ref().map_or(Transport::Udp, Peer::transport);
+                self.tell_media(MediaState::Connected(transport), now);
+            }
+            PeerEvent::PathLost => self.on_path_lost("no path for media works any more", now),
+            PeerEvent::Closed => {
+                self.tell_media(MediaState::Interrupted, now);
+                // The server says more by signalling where it means us to go; else this is a failure to mend.
+                self.media.deadline = Some(now + Duration::from_secs(1));
+            }
+        }
+    }
+
+    fn on_path_lost(&mut self, why: &str, now: Instant) {
+        self.tell_media(MediaState::Interrupted, now);
+        self.media.deadline = Some(now + self.config.timeouts.media);
+        self.repair.need(Step::Resume, why, now);
+    }
+
+    fn on_peer_failed(&mut self, error: &dyn std::fmt::Display, now: Instant) {
+        self.media.peer = None;
+        self.media.deadline = None;
+        self.tell_media(MediaState::Interrupted, now);
+        self.repair.need(Step::Rejoin, format!("the media connection failed: {error}"), now);
+    }
+
+    fn tell_media(&mut self, state: MediaState, at: Instant) {
+        if self.media.told != Some(state) && (self.media.told.is_some() || state != MediaState::Interrupted) {
+            self.media.told = Some(state);
+            self.events.send(RoomEvent::Media { state, at });
+        }
+    }
+
+    /// Media may change between UDP and TCP without a break.
+    fn note_transport(&mut self, now: Instant) {
+        if let (Some(MediaState::Connected(_)), Some(peer)) = (self.media.told, &self.media.peer)
+            && peer.is_connected()
+        {
+            self.tell_media(MediaState::Connected(peer.transport()), now);
+        }
+    }
+
+    fn on_datagrams(&mut self, ready: io::Result<()>) -> Flow {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let mut read = ready.map(|()| true);
+        for _ in 0..BURST {
+            match self.media.udp.try_recv(&mut buffer) {
+                Ok(Some(datagram)) => {
+                    let packet = &buffer[..datagram.len];
+                    self.receive(Transport::Udp, datagram.source, datagram.destination, packet, datagram.arrival);
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    read = Err(error);
+                    break;
+                }
+            }
+        }
+        self.buffer = buffer;
+        match read {
+            Ok(_) => ON,
+            Err(error) => Flow::Break(CloseReason::Lost(format!("the UDP socket failed: {error}"))),
+        }
+    }
+
+    fn on_stream(&mut self, ready: io::Result<()>) -> Flow {
+        let now = crate::clock::now();
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let mut read = ready.map(|()| true);
+        while let (Ok(true), Some(tcp)) = (&read, &mut self.media.tcp) {
+            read = tcp.fill(&mut buffer);
+            let (remote, local) = (tcp.remote(), tcp.local());
+            while let Some(len) = self.media.tcp.as_mut().and_then(|tcp| tcp.next_packet(&mut buffer)) {
+                self.receive(Transport::Tcp, remote, local, &buffer[..len], crate::clock::now());
+            }
+        }
+        self.buffer = buffer;
+        if let Err(error) = read {
+            tracing::info!(%error, "the TCP path is gone");
+            self.media.tcp = None;
+            if self.media.told == Some(MediaState::Connected(Transport::Tcp)) {
+                self.on_path_lost("the TCP path for media is gone", now);
+            }
+        }
+        ON
+    }
+
+    fn on_opened(&mut self, opened: io::Result<TcpLink>) -> Flow {
+        let tcp = match opened {
+            Ok(tcp) => tcp,
+            Err(error) => {
+                tracing::info!(%error, "no TCP path opens");
+                return ON;
+            }
+        };
+        if let Some(peer) = &mut self.media.peer {
+            peer.add_local(tcp.local(), Transport::Tcp);
+            for candidate in self.media.tcp_candidates.iter().filter(|candidate| candidate.addr() == tcp.remote()) {
+                peer.add_remote(candidate.clone());
+            }
+        }
+        self.media.tcp = Some(tcp);
+        ON
+    }
+
+    fn receive(&mut self, way: Transport, source: SocketAddr, destination: SocketAddr, packet: &[u8], at: Instant) {
+        let Some(peer) = &mut self.media.peer else { return };
+        match peer.receive(way, source, destination, packet, at) {
+            Ok(()) => drop(self.drain_outputs(at)),
+            Err(error) => self.on_peer_failed(&error, at),
+        }
+    }
+
+    fn on_notice(&mut self, notice: Notice) -> Flow {
+        let now = crate::clock::now();
+        match notice {
+            Notice::Message(message) => return self.on_message(*message, now),
+            Notice::Lost(why) => {
+                if !self.repair.is_under_way() {
+                    self.repair.need(Step::Resume, format!("signalling was lost: {why}"), now);
+                }
+            }
+            Notice::Resumed => {
+                self.repair.succeeded(now);
+                let state = self.sync_state();
+                self.signal.send(signal_request::Message::SyncState(state));
+                self.signal.ask(Command::Settled);
+            }
+            Notice::NotResumed { session_gone, problem } => {
+                let step = if session_gone { Step::Rejoin } else { Step::Resume };
+                self.repair.failed(step, format!("resuming failed: {problem}"), now);
+            }
+            Notice::Joined(join, at) => {
+                self.repair.succeeded(at);
+                self.tell_media(MediaState::Interrupted, at);
+                self.enter(&join, at);
+            }
+            Notice::NotJoined(RoomError::RoomNotFound { .. }) => return Flow::Break(CloseReason::RoomClosed),
+            Notice::NotJoined(error) if error.is_passing() => {
+                self.repair.failed(Step::Rejoin, error.to_string(), now);
+            }
+            Notice::NotJoined(error) => return Flow::Break(CloseReason::Lost(error.to_string())),
+        }
+        ON
+    }
+
+    fn on_message(&mut self, message: signal_response::Message, now: Instant) -> Flow {
+        use signal_response::Message;
+        match message {
+            Message::Update(update) => {
+                let events = self.roster.update(&update.participants, now);
+                let new = roster::subscription(events.iter().filter_map(|event| match event {
+                    RoomEvent::TrackPublished { participant_sid, track, .. } => {
+                        Some((participant_sid.as_str(), track.sid.as_str()))
+                    }
+                    _ => None,
+                }));
+                self.publish(events);
+                if !new.participant_tracks.is_empty() {
+                    self.signal.send(signal_request::Message::Subscription(new));
+                }
+            }
+            Message::Offer(offer) => self.on_offer(offer, now),
+            Message::Trickle(trickle) if trickle.target() == SignalTarget::Subscriber => {
+                if let Some(candidate) = sdp::trickled_candidate(&trickle.candidate_init) {
+                    self.on_candidate(&candidate);
+                }
+            }
+            Message::RoomUpdate(update) => {
+                if let Some(room) = update.room.filter(|room| !room.sid.is_empty() && room.sid != self.room.sid) {
+                    self.room.sid = room.sid;
+                    self.events.send(RoomEvent::RoomUpdated { room: self.room.clone(), at: now });
+                }
+            }
+            Message::SubscriptionResponse(response) => {
+                let reason = match response.err() {
+                    SubscriptionError::SeCodecUnsupported => "the server cannot send its codec",
+                    SubscriptionError::SeTrackNotfound => "the server does not find it",
+                    SubscriptionError::SeUnknown => "the server gave no reason",
+                };
+                self.tell_refused(&response.track_sid, reason, now);
+            }
+            Message::SubscriptionPermissionUpdate(update) if !update.allowed => {
+                self.tell_refused(&update.track_sid, "its publisher does not allow it", now);
+            }
+            Message::TrackUnpublished(gone) => {
+                if let Some(event) = self.roster.unpublish(&gone.track_sid, now) {
+                    self.events.send(event);
+                }
+            }
+            Message::Leave(leave) => return self.on_leave(&leave, now),
+            Message::RoomMoved(_) => {
+                return Flow::Break(CloseReason::Removed("moved to another room".into()));
+            }
+            _ => {}
+        }
+        ON
+    }
+
+    fn tell_refused(&mut self, track_sid: &str, reason: &str, at: Instant) {
+        if let Some(track) = self.roster.key(track_sid) {
+            self.events.send(RoomEvent::SubscriptionFailed { track, reason: reason.to_owned(), at });
+        }
+    }
+
+    fn on_offer(&mut self, offer: SessionDescription, now: Instant) {
+        let parsed = sdp::parse_offer(&offer.sdp);
+        let restarted =
+            self.negotiated.as_ref().is_some_and(|(before, _)| sdp::parse_offer(&before.sdp).ufrag != parsed.ufrag);
+        let Some(peer) = &mut self.media.peer else { return };
+        let answer = match peer.accept_offer(now, &offer, &parsed) {
+            Ok(answer) => answer,
+            Err(error) => {
+                self.on_peer_failed(&error, now);
+                return;
+            }
+        };
+        self.signal.send(signal_request::Message::Answer(answer.clone()));
+        let first = self.negotiated.is_none();
+        self.negotiated = Some((offer, answer));
+        if restarted {
+            self.media.tcp_candidates.clear();
+        }
+        if (first || restarted) && self.config.transport == TransportPolicy::Auto {
+            self.media.tcp_at = Some(now + self.config.timeouts.udp);
+        }
+        for candidate in &parsed.candidates {
+            self.on_candidate(candidate);
+        }
+    }
+
+    /// Makes ready for an address of the server's, and tells it ours.
+    fn on_candidate(&mut self, candidate: &str) {
+        let Some(candidate) = peer::read_candidate(candidate) else { return };
+        let Some(peer) = &mut self.media.peer else { return };
+        if peer::is_udp(&candidate) && self.config.transport != TransportPolicy::Tcp {
+            match self.media.udp.route(candidate.addr()) {
+                Ok(local) => {
+                    if let Some(ours) = peer.add_local(local, Transport::Udp) {
+                        self.signal.send(signal_request::Message::Trickle(TrickleRequest {
+                            candidate_init: sdp::candidate_init(&ours),
+                            target: SignalTarget::Subscriber as i32,
+                            ..Default::default()
+                        }));
+                    }
+                    peer.add_remote(candidate);
+                }
+                Err(error) => tracing::debug!(%error, "no way to one of the server's addresses"),
+            }
+        } else if peer::is_tcp_passive(&candidate) && self.config.transport != TransportPolicy::Udp {
+            if !self.media.tcp_candidates.contains(&candidate) {
+                self.media.tcp_candidates.push(candidate);
+            }
+            let tcp_is_all = self.config.transport == TransportPolicy::Tcp;
+            if tcp_is_all || self.media.tcp_was_the_way() {
+                self.media.open_tcp();
+            }
+        }
+    }
+
+    fn on_leave(&mut self, leave: &LeaveRequest, now: Instant) -> Flow {
+        let reason = leave.reason();
+        let why = format!("the server asked us to leave ({})", reason.as_str_name().to_lowercase());
+        match leave.action() {
+            leave_request::Action::Resume => self.repair.need(Step::Resume, why, now),
+            leave_request::Action::Reconnect => self.repair.need(Step::Rejoin, why, now),
+            leave_request::Action::Disconnect => match reason {
+                DisconnectReason::RoomDeleted | DisconnectReason::RoomClosed => {
+                    return Flow::Break(CloseReason::RoomClosed);
+                }
+                DisconnectReason::DuplicateIdentity
+                | DisconnectReason::ParticipantRemoved
+                | DisconnectReason::ClientInitiated
+                | DisconnectReason::UserUnavailable
+                | DisconnectReason::UserRejected
+                | DisconnectReason::SipTrunkFailure
+                | DisconnectReason::AgentError => {
+                    return Flow::Break(CloseReason::Removed(reason.as_str_name().to_lowercase()));
+                }
+                DisconnectReason::ServerShutdown
+                | DisconnectReason::Migration
+                | DisconnectReason::StateMismatch
+                | DisconnectReason::JoinFailure
+                | DisconnectReason::SignalClose
+                | DisconnectReason::ConnectionTimeout
+                | DisconnectReason::MediaFailure
+                | DisconnectReason::UnknownReason => self.repair.need(Step::Rejoin, why, now),
+            },
+        }
+        ON
+    }
+
+    fn sync_state(&self) -> SyncState {
+        let (offer, answer) = self.negotiated.clone().unzip();
+        let subscription = roster::subscription(self.roster.tracks().map(|(participant, sid, _)| (participant, sid)));
+        SyncState { answer, offer, subscription: Some(subscription), ..Default::default() }
+    }
+
+    async fn say_goodbye(&mut self) {
+        self.signal.ask(Command::Leave);
+        if let Some(peer) = &mut self.media.peer {
+            tracing::debug!(packets = peer.unrouted(), "came for no track");
+            peer.close();
+        }
+        self.drain_outputs(crate::clock::now());
+        if tokio::time::timeout(GOODBYE, self.signal.ended()).await.is_err() {
+            tracing::debug!("the server did not take our goodbye");
+        }
+    }
+}
+
+impl Media {
+    fn transmit(&mut self, transmit: &Transmit) {
+        if transmit.proto == Protocol::Udp {
+            self.udp.send(&transmit.contents, transmit.destination);
+        } else if let Some(tcp) = self.tcp.as_mut().filter(|tcp| tcp.remote() == transmit.destination)
+            && let Err(error) = tcp.send(&transmit.contents)
+        {
+            // The next read finds the stream broken and says so.
+            tracing::debug!(%error, "not sent over TCP");
+        }
+    }
+
+    fn open_tcp(&mut self) {
+        if self.tcp.is_some() || self.opening.is_some() {
+            return;
+        }
+        let remotes: Vec<SocketAddr> = self.tcp_candidates.iter().map(Candidate::addr).collect();
+        if !remotes.is_empty() {
+            self.opening = Some(tokio::spawn(TcpLink::open(remotes)));
+        }
+    }
+
+    fn drop_tcp(&mut self) {
+        self.tcp = None;
+        if let Some(opening) = self.opening.take() {
+            opening.abort();
+        }
+    }
+
+    /// Whether media took TCP last.
+    fn tcp_was_the_way(&self) -> bool {
+        self.peer.as_ref().is_some_and(|peer| peer.is_connected() && peer.transport() == Transport::Tcp)
+    }
+}
+
+impl Drop for Media {
+    fn drop(&mut self) {
+        self.drop_tcp();
+    }
+}
+
+async fn tcp_readable(tcp: &mut Option<TcpLink>) -> io::Result<()> {
+    match tcp {
+        Some(tcp) => tcp.readable().await,
+        None => pending().await,
+    }
+}
+
+async fn tcp_opened(opening: &mut Option<JoinHandle<io::Result<TcpLink>>>) -> io::Result<TcpLink> {
+    let Some(task) = opening else { return pending().await };
+    let opened = task.await;
+    *opening = None;
+    opened.map_err(io::Error::other)?
+}
+
+fn room_info(join: &JoinResponse) -> RoomInfo {
+    let (sid, name) = join.room.as_ref().map(|room| (room.sid.clone(), room.name.clone())).unwrap_or_default();
+    let server_version = join.server_info.as_ref().map(|info| info.version.clone()).unwrap_or_default();
+    RoomInfo { sid, name, server_version }
+}

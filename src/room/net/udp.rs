@@ -1,0 +1,159 @@
+//! The one UDP socket of a call, IPv4 and IPv6 alike.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Instant;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::UdpSocket;
+
+#[cfg(feature = "testkit")]
+use super::impairment::Filter;
+
+/// Asked of the kernel; it grants what its own limit allows. 4 MiB hold ten seconds of a hundred talkers, which is
+/// longer than any stall of this process that a call survives.
+const RECEIVE_BUFFER: usize = 4 << 20;
+
+/// A datagram that arrived.
+#[derive(Clone, Copy, Debug)]
+pub(in super::super) struct Datagram {
+    /// Its length in the buffer it was read into.
+    pub(in super::super) len: usize,
+    /// Who sent it.
+    pub(in super::super) source: SocketAddr,
+    /// The local address that the sender knows us by.
+    pub(in super::super) destination: SocketAddr,
+    /// When it was read.
+    pub(in super::super) arrival: Instant,
+}
+
+/// The socket, bound to every local address, and the local address used towards each peer.
+#[derive(Debug)]
+pub(in super::super) struct UdpLink {
+    socket: UdpSocket,
+    port: u16,
+    dual: bool,
+    routes: Vec<(IpAddr, SocketAddr)>,
+    #[cfg(feature = "testkit")]
+    filter: Option<Filter>,
+}
+
+impl UdpLink {
+    /// Binds to a free port of every local address: IPv6 that takes IPv4 too where the machine has it, else IPv4.
+    pub(in super::super) fn bind() -> io::Result<Self> {
+        let (socket, dual) = match open(Domain::IPV6, Ipv6Addr::UNSPECIFIED.into()) {
+            Ok(socket) => (socket, true),
+            Err(_) => (open(Domain::IPV4, Ipv4Addr::UNSPECIFIED.into())?, false),
+        };
+        let socket = UdpSocket::from_std(socket.into())?;
+        let port = socket.local_addr()?.port();
+        #[cfg(feature = "testkit")]
+        return Ok(Self { socket, port, dual, routes: Vec::new(), filter: None });
+        #[cfg(not(feature = "testkit"))]
+        Ok(Self { socket, port, dual, routes: Vec::new() })
+    }
+
+    /// Loses packets on purpose.
+    #[cfg(feature = "testkit")]
+    pub(in super::super) fn impaired(mut self, filter: Filter) -> Self {
+        self.filter = Some(filter);
+        self
+    }
+
+    /// The local address from which packets to `remote` leave, remembered for what comes back.
+    pub(in super::super) fn route(&mut self, remote: SocketAddr) -> io::Result<SocketAddr> {
+        if let Some((_, local)) = self.routes.iter().find(|(ip, _)| *ip == remote.ip()) {
+            return Ok(*local);
+        }
+        if remote.is_ipv6() && !self.dual {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "this machine has no IPv6"));
+        }
+        let any: IpAddr = if remote.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        // Connecting a datagram socket sends nothing: it asks the kernel for the route.
+        let probe = std::net::UdpSocket::bind((any, 0))?;
+        probe.connect(remote)?;
+        let local = SocketAddr::new(probe.local_addr()?.ip(), self.port);
+        self.routes.push((remote.ip(), local));
+        Ok(local)
+    }
+
+    /// Sends, or lets the packet go where the socket cannot take it: what matters is sent again.
+    pub(in super::super) fn send(&self, packet: &[u8], to: SocketAddr) {
+        #[cfg(feature = "testkit")]
+        if self.filter.as_ref().is_some_and(Filter::is_blocked) {
+            return;
+        }
+        let to = match to {
+            SocketAddr::V4(v4) if self.dual => SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port()),
+            other => other,
+        };
+        if let Err(error) = self.socket.try_send_to(packet, to) {
+            tracing::trace!(%to, %error, "datagram not sent");
+        }
+    }
+
+    /// Waits until there is something to read.
+    pub(in super::super) async fn readable(&self) -> io::Result<()> {
+        self.socket.readable().await
+    }
+
+    /// Reads one datagram; `None` where none waits.
+    pub(in super::super) fn try_recv(&mut self, buffer: &mut [u8]) -> io::Result<Option<Datagram>> {
+        loop {
+            let (len, source) = match self.socket.try_recv_from(buffer) {
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                // An ICMP answer to something sent earlier; the socket is fine.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => continue,
+                Err(error) => return Err(error),
+            };
+            let arrival = crate::clock::now();
+            #[cfg(feature = "testkit")]
+            if self.filter.as_mut().is_some_and(|filter| filter.drops(&buffer[..len])) {
+                continue;
+            }
+            let source = SocketAddr::new(source.ip().to_canonical(), source.port());
+            let known = self.routes.iter().find(|(ip, _)| *ip == source.ip()).or_else(|| self.routes.first());
+            // Nobody knows our address before we have asked for a route to them.
+            let Some((_, destination)) = known else { continue };
+            return Ok(Some(Datagram { len, source, destination: *destination, arrival }));
+        }
+    }
+}
+
+fn open(domain: Domain, ip: IpAddr) -> io::Result<Socket> {
+    let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
+    if domain == Domain::IPV6 {
+        socket.set_only_v6(false)?;
+    }
+    // A smaller buffer is no reason not to record.
+    let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
+    socket.set_nonblocking(true)?;
+    socket.bind(&SocketAddr::new(ip, 0).into())?;
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn packets_go_both_ways_under_the_routed_address() {
+        let mut link = UdpLink::bind().unwrap();
+        let peer = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let local = link.route(peer.local_addr().unwrap()).unwrap();
+        assert_eq!(local.ip(), IpAddr::from(Ipv4Addr::LOCALHOST));
+
+        link.send(b"there", peer.local_addr().unwrap());
+        let mut buffer = [0; 100];
+        let (len, from) = peer.recv_from(&mut buffer).await.unwrap();
+        assert_eq!((&buffer[..len], from), (&b"there"[..], local));
+
+        peer.send_to(b"back", local).await.unwrap();
+        link.readable().await.unwrap();
+        let got = link.try_recv(&mut buffer).unwrap().unwrap();
+        assert_eq!((got.source, got.destination), (peer.local_addr().unwrap(), local));
+        assert_eq!(&buffer[..got.len], b"back");
+        assert!(link.try_recv(&mut buffer).unwrap().is_none());
+    }
+}
