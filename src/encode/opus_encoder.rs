@@ -235,6 +235,8 @@ impl OpusEncoder {
         encoder.set_dtx(false)?;
         let pre_skip = u16::try_from(encoder.get_lookahead()?)
             .map_err(|_| EncodeError::Packet("the encoder's look-ahead does not fit into a header"))?;
+        // Before the first sound the look-ahead holds nothing, too.
+        let silent_frames = flush_frames(pre_skip, config.frame);
         let mut silence = Vec::with_capacity(8);
         packet::write_silence(config.frame.samples(), config.channels == 2, &mut silence)?;
         Ok(Self {
@@ -244,7 +246,7 @@ impl OpusEncoder {
             frame_len: config.frame.samples() as usize * config.channels(),
             packet: vec![0; MAX_PACKET],
             silence,
-            silent_frames: 0,
+            silent_frames,
             encoded_frames: 0,
         })
     }
@@ -279,23 +281,24 @@ impl OpusEncoder {
             return Err(EncodeError::FrameSize { expected: self.frame_len, got: pcm.len() });
         }
         let silent = pcm.iter().all(|sample| *sample == 0.0);
-        if silent && self.silent_frames >= self.flush_frames() {
-            self.silent_frames += 1;
+        let flushed = flush_frames(self.pre_skip, self.config.frame);
+        if silent && self.silent_frames >= flushed {
+            self.silent_frames = self.silent_frames.saturating_add(1);
             return Ok(&self.silence);
         }
-        if self.silent_frames > self.flush_frames() {
+        if self.silent_frames > flushed {
             self.encoder.reset_state()?;
         }
-        self.silent_frames = if silent { self.silent_frames + 1 } else { 0 };
+        self.silent_frames = if silent { self.silent_frames.saturating_add(1) } else { 0 };
         let length = self.encoder.encode_float(pcm, &mut self.packet)?;
         self.encoded_frames += 1;
         Ok(&self.packet[..length])
     }
+}
 
-    /// Frames of zeros after which nothing of an earlier sound is left in the look-ahead.
-    fn flush_frames(&self) -> u32 {
-        u32::from(self.pre_skip).div_ceil(self.config.frame.samples())
-    }
+/// Frames of zeros after which nothing of an earlier sound is left in the look-ahead.
+fn flush_frames(pre_skip: u16, frame: FrameDuration) -> u32 {
+    u32::from(pre_skip).div_ceil(frame.samples())
 }
 
 fn config(setting: &'static str, value: String, allowed: &'static str) -> EncodeError {

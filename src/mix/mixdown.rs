@@ -1,0 +1,360 @@
+//! The whole way from settled stretches of many tracks to one Ogg Opus stream.
+
+use std::collections::BTreeMap;
+
+use super::{MixError, Mixer};
+use crate::call::TrackKey;
+use crate::capture::Settled;
+use crate::decode::{DecodeStats, Level, TrackDecoder};
+use crate::encode::{Mapping, OggOpusWriter, OpusConfig, OpusEncoder, OpusHead, OpusTags};
+use crate::time::{MediaTime, SLOT, SampleCount};
+
+/// How to mix down.
+#[derive(Clone, Debug)]
+pub struct MixdownConfig {
+    /// How to encode; its channels are the mix's channels.
+    pub opus: OpusConfig,
+    /// Comments of the stream.
+    pub tags: OpusTags,
+    /// Serial number of the Ogg stream.
+    pub serial: u32,
+    /// How much audio a page holds; about a second is usual.
+    pub page: SampleCount,
+}
+
+/// What is known of a track's sound.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct TrackReport {
+    /// Level of the last 20 ms that were mixed.
+    pub level: Level,
+    /// What its decoder did.
+    pub stats: DecodeStats,
+}
+
+/// Mixes all tracks of a call into one Ogg Opus stream that begins at sample 0 of the timeline.
+///
+/// Push stretches as they are settled, then [`advance`](Self::advance) to where all tracks are settled, and take the
+/// bytes. In the steady state nothing is allocated.
+pub struct Mixdown {
+    tracks: BTreeMap<TrackKey, Input>,
+    ended: BTreeMap<TrackKey, DecodeStats>,
+    mixer: Mixer,
+    encoder: OpusEncoder,
+    writer: OggOpusWriter,
+    /// End of what was mixed.
+    at: MediaTime,
+    slot: Vec<f32>,
+    frame: Vec<f32>,
+    finished: bool,
+}
+
+struct Input {
+    decoder: TrackDecoder,
+    gain: f32,
+    level: Level,
+    ended: bool,
+}
+
+impl Mixdown {
+    /// A mixdown without tracks; its header pages can be taken at once.
+    ///
+    /// # Errors
+    /// [`MixError::Encode`] where the configuration is impossible.
+    pub fn new(config: &MixdownConfig) -> Result<Self, MixError> {
+        let encoder = OpusEncoder::new(&config.opus)?;
+        let channels = config.opus.channels();
+        let mapping = if channels == 1 { Mapping::Mono } else { Mapping::Stereo };
+        let head = OpusHead::new(mapping, encoder.pre_skip());
+        let writer = OggOpusWriter::new(head, &config.tags, config.serial, config.page)?;
+        Ok(Self {
+            tracks: BTreeMap::new(),
+            ended: BTreeMap::new(),
+            mixer: Mixer::new(channels),
+            frame: vec![0.0; encoder.frame_len()],
+            slot: vec![0.0; SLOT as usize * channels],
+            encoder,
+            writer,
+            at: MediaTime::ZERO,
+            finished: false,
+        })
+    }
+
+    /// Takes the next stretch of a track. A track that is new joins at the stretch's start.
+    ///
+    /// # Errors
+    /// [`MixError::Decode`] where the stretch does not follow the one before it, or a codec cannot be set up.
+    pub fn push(&mut self, stretch: &Settled) -> Result<(), MixError> {
+        let input = match self.tracks.entry(stretch.track) {
+            std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
+            std::collections::btree_map::Entry::Vacant(entry) => {
+                let decoder = TrackDecoder::new(self.encoder.config().channels())?;
+                entry.insert(Input { decoder, gain: 1.0, level: Level::default(), ended: false })
+            }
+        };
+        Ok(input.decoder.push(stretch)?)
+    }
+
+    /// Nothing more comes of a track.
+    pub fn end_track(&mut self, track: TrackKey) {
+        if let Some(input) = self.tracks.get_mut(&track) {
+            input.decoder.finish();
+            input.ended = true;
+        }
+    }
+
+    /// Sets the factor by which a track is made louder or softer, 1 by default, from the next frame on.
+    pub fn set_gain(&mut self, track: TrackKey, gain: f32) {
+        if let Some(input) = self.tracks.get_mut(&track) {
+            input.gain = gain;
+        }
+    }
+
+    /// Mixes and encodes up to `settled`, the point up to which every track has been settled and no new one can begin,
+    /// as far as whole 20 ms slots go. A track whose last stretch sounds holds the mix back to that stretch's start until the
+    /// next one, unless it has ended.
+    ///
+    /// # Errors
+    /// [`MixError::Encode`].
+    pub fn advance(&mut self, settled: MediaTime) -> Result<(), MixError> {
+        let ready = self.tracks.values().filter_map(|input| input.decoder.ready().filter(|_| !input.ended)).min();
+        let until = ready.map_or(settled, |ready| ready.min(settled));
+        let slot = SampleCount(SLOT);
+        while self.at + slot <= until {
+            self.mix_slot(SLOT as usize);
+            self.encode_whole_frames()?;
+        }
+        Ok(())
+    }
+
+    /// Mixes and encodes up to `end` exactly and ends the stream there. `end` must not lie before what was mixed.
+    ///
+    /// # Errors
+    /// [`MixError::Encode`]: with [`EncodeError::End`](crate::encode::EncodeError::End) where `end` lies too far back,
+    /// with [`EncodeError::Ended`](crate::encode::EncodeError::Ended) the second time.
+    pub fn finish(&mut self, end: MediaTime) -> Result<(), MixError> {
+        self.tracks.values_mut().for_each(|input| input.decoder.finish());
+        while self.at < end {
+            let frames = end.since(self.at).0.min(SLOT);
+            self.mix_slot(frames as usize);
+            self.encode_whole_frames()?;
+        }
+        if !std::mem::replace(&mut self.finished, true) {
+            self.mixer.finish();
+        }
+        self.encode_whole_frames()?;
+        let total = end.since(MediaTime::ZERO);
+        let wanted = SampleCount(total.0);
+        while self.writer.samples() < wanted {
+            self.mixer.take_rest(&mut self.frame);
+            self.encode_frame()?;
+        }
+        Ok(self.writer.finish(total)?)
+    }
+
+    /// Appends the finished pages to `out` and returns how many bytes these were.
+    pub fn take_bytes(&mut self, out: &mut Vec<u8>) -> usize {
+        self.writer.take_bytes(out)
+    }
+
+    /// End of what was mixed.
+    pub fn position(&self) -> MediaTime {
+        self.at
+    }
+
+    /// The writer: where the stream stands, its header.
+    pub fn writer(&self) -> &OggOpusWriter {
+        &self.writer
+    }
+
+    /// The lowest gain the limiter has applied so far, 1 where it never acted.
+    pub fn least_gain(&self) -> f32 {
+        self.mixer.least_gain()
+    }
+
+    /// What is known of each track, those that have ended included.
+    pub fn tracks(&self) -> impl Iterator<Item = (TrackKey, TrackReport)> {
+        let live = self.tracks.iter();
+        let live = live.map(|(key, input)| (*key, TrackReport { level: input.level, stats: input.decoder.stats() }));
+        let ended = self.ended.iter();
+        live.chain(ended.map(|(key, stats)| (*key, TrackReport { level: Level::default(), stats: *stats })))
+    }
+
+    fn mix_slot(&mut self, frames: usize) {
+        let slot = &mut self.slot[..frames * self.encoder.config().channels()];
+        for input in self.tracks.values_mut() {
+            let silent = input.decoder.read(self.at, slot).silent;
+            input.level = if silent { Level::default() } else { Level::of(slot) };
+            if !silent {
+                self.mixer.add(slot, input.gain);
+            }
+        }
+        self.mixer.mix(frames);
+        self.at = self.at + SampleCount(frames as u64);
+        let at = self.at;
+        let ended = &mut self.ended;
+        self.tracks.retain(|key, input| {
+            let over = input.ended && input.decoder.ready().is_none_or(|end| end + RING_OUT <= at);
+            if over {
+                ended.insert(*key, input.decoder.stats());
+            }
+            !over
+        });
+    }
+
+    fn encode_whole_frames(&mut self) -> Result<(), MixError> {
+        while self.mixer.take(&mut self.frame) {
+            self.encode_frame()?;
+        }
+        Ok(())
+    }
+
+    fn encode_frame(&mut self) -> Result<(), MixError> {
+        let samples = self.encoder.config().frame_duration().samples();
+        let packet = self.encoder.encode(&self.frame)?;
+        Ok(self.writer.write_packet(packet, samples)?)
+    }
+}
+
+/// A sound that ended may ring on for so long.
+const RING_OUT: SampleCount = SampleCount::from_millis(10);
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::call::Codec;
+    use crate::capture::{Content, Silence};
+    use crate::encode::OggInspector;
+
+    const ALICE: TrackKey = TrackKey(1);
+    const BOB: TrackKey = TrackKey(2);
+
+    fn mixdown() -> Mixdown {
+        let config = MixdownConfig {
+            opus: OpusConfig::mono(),
+            tags: OpusTags::new(),
+            serial: 1,
+            page: SampleCount::from_millis(1000),
+        };
+        Mixdown::new(&config).unwrap()
+    }
+
+    fn settled(track: TrackKey, start: i64, end: i64, content: Content) -> Settled {
+        Settled { track, start: MediaTime(start), end: MediaTime(end), content }
+    }
+
+    /// Packets of a tone that fades in and out over `count` packets, on the timeline from `start` on.
+    fn burst(track: TrackKey, start: i64, count: i64, step: f32) -> Vec<Settled> {
+        let mut encoder = OpusEncoder::new(&OpusConfig::mono()).unwrap();
+        let len = count * 960;
+        (0..count)
+            .map(|n| {
+                let pcm: Vec<f32> = (n * 960..(n + 1) * 960)
+                    .map(|n| {
+                        let shape = (n as f32 / len as f32 * std::f32::consts::PI).sin();
+                        0.4 * shape * (n as f32 * step).sin()
+                    })
+                    .collect();
+                let payload = Bytes::copy_from_slice(encoder.encode(&pcm).unwrap());
+                let at = start + n * 960;
+                settled(track, at, at + 960, Content::Packet { codec: Codec::Opus, payload })
+            })
+            .collect()
+    }
+
+    fn play(bytes: &[u8]) -> Vec<f32> {
+        let mut decoder = opus::Decoder::new(48_000, opus::Channels::Mono).unwrap();
+        let (mut pcm, mut frame) = (Vec::new(), vec![0.0; 5760]);
+        let mut inspector = OggInspector::new();
+        inspector.push_each(bytes, &mut |packet| {
+            let frames = decoder.decode_float(packet, &mut frame, false).unwrap();
+            pcm.extend_from_slice(&frame[..frames]);
+        });
+        let found = inspector.finish();
+        assert!(found.is_clean(), "{:?}", found.problems);
+        let skip = usize::from(found.head.unwrap().pre_skip);
+        pcm[skip..skip + found.duration.0 as usize].to_vec()
+    }
+
+    /// Centre of the sound's energy, in samples.
+    fn centre(pcm: &[f32]) -> f64 {
+        let energy = |s: &f32| f64::from(s * s);
+        let total: f64 = pcm.iter().map(energy).sum();
+        pcm.iter().enumerate().map(|(n, s)| n as f64 * energy(s)).sum::<f64>() / total
+    }
+
+    #[test]
+    fn sounds_lie_where_they_were_said_and_the_end_is_exact() {
+        let mut mixdown = mixdown();
+        let mut bytes = Vec::new();
+        let start = 40_007;
+        mixdown.push(&settled(ALICE, 0, start, Content::Silence(Silence::NotStarted))).unwrap();
+        for stretch in burst(ALICE, start, 20, 0.05) {
+            mixdown.push(&stretch).unwrap();
+            mixdown.advance(stretch.end).unwrap();
+            mixdown.take_bytes(&mut bytes);
+        }
+        let end = start + 20 * 960;
+        mixdown.push(&settled(ALICE, end, 100_001, Content::Silence(Silence::Muted))).unwrap();
+        mixdown.finish(MediaTime(100_001)).unwrap();
+        mixdown.take_bytes(&mut bytes);
+        let pcm = play(&bytes);
+        assert_eq!(pcm.len(), 100_001);
+        for (n, c) in pcm.chunks(960).enumerate() {
+            eprintln!("{n} {:?}", Level::of(c));
+        }
+        // The burst is symmetric; its sender's encoder delayed it by its look-ahead of 312 samples.
+        let expected = f64::from(start as i32) + 9600.0 + 312.0;
+        assert!((centre(&pcm) - expected).abs() < 24.0, "{} instead of {expected}", centre(&pcm));
+    }
+
+    #[test]
+    fn a_track_holds_the_mix_back_until_it_is_settled_and_lets_go_when_it_ends() {
+        let mut mixdown = mixdown();
+        burst(ALICE, 0, 10, 0.05).iter().for_each(|stretch| mixdown.push(stretch).unwrap());
+        burst(BOB, 0, 5, 0.04).iter().for_each(|stretch| mixdown.push(stretch).unwrap());
+        mixdown.advance(MediaTime(9600)).unwrap();
+        assert_eq!(mixdown.position(), MediaTime(4 * 960));
+        mixdown.end_track(BOB);
+        mixdown.advance(MediaTime(9600)).unwrap();
+        assert_eq!(mixdown.position(), MediaTime(9 * 960));
+        assert_eq!(
+            mixdown.tracks().map(|(key, report)| (key, report.stats.packets)).collect::<Vec<_>>(),
+            [(ALICE, 10), (BOB, 5)]
+        );
+        mixdown.finish(MediaTime(9600)).unwrap();
+        assert!(mixdown.finish(MediaTime(9600)).is_err());
+    }
+
+    #[test]
+    fn a_call_without_a_sound_is_silence_of_its_length() {
+        let mut mixdown = mixdown();
+        mixdown.advance(MediaTime(48_000 * 60)).unwrap();
+        mixdown.finish(MediaTime(48_000 * 60 + 1)).unwrap();
+        let mut bytes = Vec::new();
+        mixdown.take_bytes(&mut bytes);
+        let pcm = play(&bytes);
+        assert_eq!(pcm.len(), 48_000 * 60 + 1);
+        assert!(Level::of(&pcm).peak < 1e-6);
+        assert!(bytes.len() < 20_000, "{} bytes", bytes.len());
+    }
+
+    #[test]
+    fn every_frame_duration_ends_exactly() {
+        for millis in [10, 20, 40, 60] {
+            for end in [0, 1, 647, 648, 649, 47_688, 48_000, 48_001] {
+                let mut opus = OpusConfig::mono();
+                opus.frame(millis.try_into().unwrap());
+                let tags = OpusTags::new();
+                let page = SampleCount::from_millis(1000);
+                let mut mixdown = Mixdown::new(&MixdownConfig { opus, tags, serial: 1, page }).unwrap();
+                mixdown.advance(MediaTime(end)).unwrap();
+                mixdown.finish(MediaTime(end)).unwrap();
+                let mut bytes = Vec::new();
+                mixdown.take_bytes(&mut bytes);
+                assert_eq!(play(&bytes).len() as i64, end, "{millis} ms, {end} samples");
+            }
+        }
+    }
+}
