@@ -145,7 +145,7 @@ mod tests {
     fn both_laws_rise_without_a_break() {
         for n in 0..127usize {
             assert!(MU_LAW[0xff - n] < MU_LAW[0xff - n - 1]);
-            assert!(A_LAW[0x80 + n ^ 0x55] < A_LAW[0x80 + n + 1 ^ 0x55]);
+            assert!(A_LAW[(0x80 + n) ^ 0x55] < A_LAW[(0x81 + n) ^ 0x55]);
         }
     }
 

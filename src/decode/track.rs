@@ -183,7 +183,7 @@ impl TrackDecoder {
             out.fill(0.0);
             return FrameInfo { silent: true };
         };
-        while at < from && !self.queue.is_empty() || at < from && self.taken < self.pcm.len() {
+        while at < from && (self.taken < self.pcm.len() || !self.queue.is_empty()) {
             let mut unwanted = [0.0; 240];
             let frames = from.since(at).0.min(240 / self.channels as u64) as usize;
             let (made, _) = self.make(&mut unwanted[..frames * self.channels]);
