@@ -147,6 +147,7 @@ pub struct TrackOptions {
     fec: Option<u8>,
     frame: Duration,
     looped: bool,
+    lead_in: Duration,
     start: Option<Instant>,
     mutes: Vec<Range<Duration>>,
     muted_sends: MutedSends,
@@ -167,6 +168,7 @@ impl Default for TrackOptions {
             fec: None,
             frame: Duration::from_millis(20),
             looped: false,
+            lead_in: Duration::ZERO,
             start: None,
             mutes: Vec::new(),
             muted_sends: MutedSends::default(),
@@ -227,7 +229,13 @@ impl TrackOptions {
         self
     }
 
-    /// When the first sample is spoken. Default as soon as the track is negotiated.
+    /// Silence that is sent before the sound, once. Default none.
+    pub fn lead_in(mut self, duration: Duration) -> Self {
+        self.lead_in = duration;
+        self
+    }
+
+    /// When the track's first sample is spoken. Default as soon as the track is negotiated.
     pub fn start(mut self, at: Instant) -> Self {
         self.start = Some(at);
         self

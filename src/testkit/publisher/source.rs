@@ -34,6 +34,8 @@ pub(super) struct Source {
     /// Samples a frame, at `rate`.
     frame: usize,
     rate: u32,
+    /// Samples of silence before the sound, at `rate`.
+    lead_in: usize,
     looped: bool,
     after_end: AfterEnd,
     muted_sends: MutedSends,
@@ -72,6 +74,7 @@ impl Source {
             coder,
             frame,
             rate,
+            lead_in: samples_in(options.lead_in) * rate as usize / SAMPLE_RATE as usize,
             looped: options.looped,
             after_end: options.after_end,
             muted_sends: options.muted_sends,
@@ -92,7 +95,7 @@ impl Source {
 
     /// Whether the sound has been said to its end. A looped one has none.
     pub(super) fn at_end(&self) -> bool {
-        !self.looped && self.start() >= self.channels[0].len()
+        !self.looped && self.start() >= self.lead_in + self.channels[0].len()
     }
 
     /// The next frame; `muted` is whether the track is muted at this moment.
@@ -122,8 +125,9 @@ impl Source {
         let len = self.channels[0].len();
         let mut samples = Vec::with_capacity(self.frame * self.channels.len());
         for at in start..start + self.frame {
-            let at = if self.looped && len > 0 { at % len } else { at };
-            samples.extend(self.channels.iter().map(|channel| channel.get(at).copied().unwrap_or(0.0)));
+            let at = at.checked_sub(self.lead_in).map(|at| if self.looped && len > 0 { at % len } else { at });
+            let sample = |channel: &Vec<f32>| at.and_then(|at| channel.get(at)).copied().unwrap_or(0.0);
+            samples.extend(self.channels.iter().map(sample));
         }
         samples
     }
@@ -208,6 +212,17 @@ mod tests {
         assert_eq!(twice[0].payload, twice[2].payload);
         assert_eq!((twice[3].ticks, twice[3].position), (480, 2_880));
         assert_eq!(frames(audio, &pcmu, 4)[3].payload, Some(vec![0xff; 160]));
+    }
+
+    #[test]
+    fn silence_leads_in_once() {
+        let audio = generate::tone(1_000.0, 0.5, Duration::from_millis(20));
+        let options = TrackOptions::default().codec(Codec::Pcmu).lead_in(Duration::from_millis(30)).looped(true);
+        let frames = frames(audio, &options, 4);
+        let silent = |frame: &Frame| frame.payload.as_ref().unwrap().iter().take_while(|byte| **byte == 0xff).count();
+        assert_eq!(silent(&frames[0]), 160);
+        assert!((75..=82).contains(&silent(&frames[1])), "{}", silent(&frames[1]));
+        assert_eq!(frames[2].payload, frames[3].payload);
     }
 
     #[test]
