@@ -1,5 +1,6 @@
 //! For tests, benches and the demo: servers, publishers, impairment, simulation.
 
+pub mod analysis;
 pub mod audio;
 mod error;
 pub mod g711;
