@@ -92,9 +92,8 @@ class Speaker:
     async def enter(self) -> None:
         """Joins, and publishes what is published from the beginning."""
         plan = self.plan
-        jwt = token(
-            plan.api_key, plan.api_secret, plan.room, self.identity, can_publish=True, attributes=self.attributes
-        )
+        grants = {"roomJoin": True, "room": plan.room, "canPublish": True, "canSubscribe": True}
+        jwt = token(plan.api_key, plan.api_secret, self.identity, grants, self.attributes)
         emit("connecting", identity=self.identity)
         await self.room.connect(plan.url, jwt, rtc.RoomOptions(auto_subscribe=False))
         emit("connected", identity=self.identity)

@@ -1,4 +1,4 @@
-"""What both scripts need: a token, and lines of JSON on standard output."""
+"""A token, and lines of JSON on standard output."""
 
 import base64
 import hashlib
@@ -7,7 +7,7 @@ import json
 import time
 
 
-def token(key: str, secret: str, room: str, identity: str, *, can_publish: bool, attributes: dict | None = None) -> str:
+def token(key: str, secret: str, identity: str, grants: dict, attributes: dict | None = None) -> str:
     """A LiveKit access token (HS256), good for an hour."""
     now = int(time.time())
     claims = {
@@ -16,7 +16,7 @@ def token(key: str, secret: str, room: str, identity: str, *, can_publish: bool,
         "nbf": now - 10,
         "exp": now + 3600,
         "attributes": attributes or {},
-        "video": {"roomJoin": True, "room": room, "canPublish": can_publish, "canSubscribe": True},
+        "video": grants,
     }
     signed = f"{base64url({'alg': 'HS256', 'typ': 'JWT'})}.{base64url(claims)}"
     signature = hmac.new(secret.encode(), signed.encode(), hashlib.sha256).digest()

@@ -26,7 +26,8 @@ async def main() -> None:
             emit("subscribed", identity=participant.identity)
             subscribed.set_result(track)
 
-    jwt = token(plan["api_key"], plan["api_secret"], plan["room"], plan["identity"], can_publish=False)
+    grants = {"roomJoin": True, "room": plan["room"], "canPublish": False, "canSubscribe": True}
+    jwt = token(plan["api_key"], plan["api_secret"], plan["identity"], grants)
     emit("connecting")
     await room.connect(plan["url"], jwt)
     emit("connected")
