@@ -346,3 +346,316 @@ impl TrackDecoder {
 fn tolerance(frames: u64) -> u64 {
     (frames / 24).max(2)
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::call::{Codec, TrackKey};
+    use crate::decode::Level;
+
+    /// Packets of `pcm`, each `frame` samples long, encoded as a telephone or a browser would.
+    fn packets(pcm: &[f32], frame: usize, fec: bool) -> Vec<Bytes> {
+        let mut encoder = opus::Encoder::new(48_000, opus::Channels::Mono, opus::Application::Voip).unwrap();
+        encoder.set_bitrate(opus::Bitrate::Bits(64_000)).unwrap();
+        encoder.set_inband_fec(fec).unwrap();
+        encoder.set_packet_loss_perc(if fec { 20 } else { 0 }).unwrap();
+        let mut packet = [0; 1500];
+        let encode = |pcm: &[f32]| {
+            let len = encoder.encode_float(pcm, &mut packet).unwrap();
+            Bytes::copy_from_slice(&packet[..len])
+        };
+        pcm.chunks_exact(frame).map(encode).collect()
+    }
+
+    fn packet(payload: &Bytes) -> Content {
+        Content::Packet { codec: Codec::Opus, payload: payload.clone() }
+    }
+
+    /// Pushes stretches of these lengths one after the other.
+    fn push(decoder: &mut TrackDecoder, stretches: impl IntoIterator<Item = (u64, Content)>) {
+        for (length, content) in stretches {
+            let start = decoder.end.unwrap_or(MediaTime(1000));
+            let end = start + SampleCount(length);
+            decoder.push(&Settled { track: TrackKey(1), start, end, content }).unwrap();
+        }
+    }
+
+    fn read_all(decoder: &mut TrackDecoder) -> Vec<f32> {
+        decoder.finish();
+        let end = decoder.ready().unwrap();
+        let mut pcm = vec![0.0; end.since(decoder.position().unwrap()).0 as usize * decoder.channels];
+        decoder.read(decoder.position().unwrap(), &mut pcm);
+        pcm
+    }
+
+    fn decoded(packets: &[Bytes], channels: opus::Channels) -> Vec<f32> {
+        let mut decoder = opus::Decoder::new(48_000, channels).unwrap();
+        let (mut all, mut pcm) = (Vec::new(), vec![0.0; 5760 * 2]);
+        for packet in packets {
+            let frames = decoder.decode_float(packet, &mut pcm, false).unwrap();
+            all.extend_from_slice(&pcm[..frames * channels as usize]);
+        }
+        all
+    }
+
+    fn voice(frames: usize) -> Vec<f32> {
+        let mut random = fastrand::Rng::with_seed(7);
+        let mut smooth = 0.0;
+        (0..frames)
+            .map(|n| {
+                smooth = 0.9 * smooth + 0.1 * (2.0 * random.f32() - 1.0);
+                let loud = (n as f32 * 0.0004).sin().powi(2);
+                loud * (0.2 * (n as f32 * 0.02).sin() + smooth)
+            })
+            .collect()
+    }
+
+    fn tone(frames: usize) -> Vec<f32> {
+        (0..frames).map(|n| 0.4 * (n as f32 * std::f32::consts::TAU * 440.0 / 48_000.0).sin()).collect()
+    }
+
+    fn steepest(pcm: &[f32]) -> f32 {
+        pcm.windows(2).map(|w| (w[1] - w[0]).abs()).fold(0.0, f32::max)
+    }
+
+    /// The lag at which `heard` resembles `said` most, and how much.
+    fn lag(said: &[f32], heard: &[f32], most: i64) -> i64 {
+        let likeness = |lag: &i64| {
+            let pairs = (most..said.len() as i64 - most).map(|n| said[n as usize] * heard[(n + lag) as usize]);
+            pairs.map(f64::from).sum::<f64>()
+        };
+        (-most..=most).max_by(|a, b| likeness(a).total_cmp(&likeness(b))).unwrap()
+    }
+
+    #[test]
+    fn without_drift_pcm_is_what_the_codec_decoded() {
+        let packets = packets(&voice(48_000), 960, false);
+        let mut decoder = TrackDecoder::new(1).unwrap();
+        push(&mut decoder, packets.iter().map(|p| (960, packet(p))));
+        assert_eq!(decoder.position(), Some(MediaTime(1000)));
+        assert!(read_all(&mut decoder) == decoded(&packets, opus::Channels::Mono));
+    }
+
+    #[test]
+    fn two_channels_are_what_the_codec_decoded() {
+        let packets = packets(&voice(9_600), 480, false);
+        let mut decoder = TrackDecoder::new(2).unwrap();
+        push(&mut decoder, packets.iter().map(|p| (480, packet(p))));
+        assert!(read_all(&mut decoder) == decoded(&packets, opus::Channels::Stereo));
+    }
+
+    #[test]
+    fn reading_bit_by_bit_as_stretches_come_makes_no_difference() {
+        let packets = packets(&voice(48_000), 960, false);
+        let stretches: Vec<_> = packets.iter().enumerate().map(|(n, p)| (960 + (n as u64 % 2), packet(p))).collect();
+        let mut whole = TrackDecoder::new(1).unwrap();
+        push(&mut whole, stretches.clone());
+        let mut piecewise = TrackDecoder::new(1).unwrap();
+        let mut pcm = Vec::new();
+        for stretch in stretches {
+            push(&mut piecewise, [stretch]);
+            let (at, ready) = (piecewise.position().unwrap(), piecewise.ready().unwrap());
+            let mut piece = vec![0.0; ready.since(at).0 as usize];
+            piecewise.read(at, &mut piece);
+            pcm.extend(piece);
+        }
+        pcm.extend(read_all(&mut piecewise));
+        assert!(pcm == read_all(&mut whole));
+        assert_eq!(piecewise.stats().starved, 0);
+    }
+
+    #[test]
+    fn a_drifting_voice_lies_where_it_was_said() {
+        let said = voice(48_000 * 8);
+        let packets = packets(&said, 960, false);
+        let end = |n: usize| (n as f64 * 960.0 * 1.0005).round() as u64;
+        let mut decoder = TrackDecoder::new(1).unwrap();
+        push(&mut decoder, packets.iter().enumerate().map(|(n, p)| (end(n + 1) - end(n), packet(p))));
+        let heard = read_all(&mut decoder);
+        for second in [1, 4, 7] {
+            let from = second * 48_000;
+            // 500 ppm are 24 samples a second; the sender's encoder adds its look-ahead.
+            let drift = second * 24;
+            let heard = &heard[from + drift..][..4800 + 400];
+            let off = lag(&said[from..from + 4800], heard, 400);
+            assert!((off - 312).abs() <= 3, "second {second}: {off}");
+        }
+    }
+
+    #[test]
+    fn telephone_audio_lies_where_it_was_said() {
+        for (codec, frame) in [(Codec::Pcmu, 160), (Codec::Pcma, 80), (Codec::Pcmu, 40), (Codec::Pcma, 240)] {
+            // A-law and µ-law codes of a slow ramp up and down: exact values do not matter, only where they are.
+            let codes: Vec<u8> =
+                (0..8_000).map(|n: i32| if (n / 37 + n / 101) % 2 == 0 { 0x90 } else { 0x10 }).collect();
+            let said: Vec<f32> = codes.iter().flat_map(|c| [if *c == 0x90 { 0.3 } else { -0.3 }; 6]).collect();
+            let mut decoder = TrackDecoder::new(1).unwrap();
+            let content = |payload: &[u8]| Content::Packet { codec, payload: Bytes::copy_from_slice(payload) };
+            push(&mut decoder, codes.chunks_exact(frame).map(|c| (6 * c.len() as u64, content(c))));
+            let heard = read_all(&mut decoder);
+            let off = lag(&said[9_600..19_200], &heard[9_600..19_200 + 100], 50);
+            // A held sample of six reaches half its length further than the band-limited one.
+            assert!((-4..=0).contains(&off), "{codec:?} {frame}: {off}");
+            assert_eq!(decoder.stats().starved, 0);
+        }
+    }
+
+    #[test]
+    fn sound_cut_by_silence_rings_out_instead_of_clicking() {
+        let packets = packets(&tone(48_000), 960, false);
+        let mut decoder = TrackDecoder::new(1).unwrap();
+        push(&mut decoder, packets[..20].iter().map(|p| (960, packet(p))));
+        push(&mut decoder, [(4_800, Content::Silence(Silence::Muted))]);
+        push(&mut decoder, packets[25..40].iter().map(|p| (960, packet(p))));
+        push(&mut decoder, [(4_800, Content::Silence(Silence::Lost))]);
+        let pcm = read_all(&mut decoder);
+        let slope = steepest(&pcm[9_600..14_400]);
+        assert!(steepest(&pcm[14_400..]) < 1.3 * slope, "{} against {slope}", steepest(&pcm[14_400..]));
+        let silence = 20 * 960 + TAIL..24 * 960;
+        assert!(pcm[silence].iter().all(|s| *s == 0.0));
+    }
+
+    #[test]
+    fn concealment_fades_and_what_follows_comes_back_smoothly() {
+        let packets = packets(&tone(96_000), 960, false);
+        let mut decoder = TrackDecoder::new(1).unwrap();
+        push(&mut decoder, packets[..50].iter().map(|p| (960, packet(p))));
+        let run = (0..10).map(|n| (960, Content::Concealed { into_run: SampleCount(n * 960) }));
+        push(&mut decoder, run);
+        push(&mut decoder, packets[60..90].iter().map(|p| (960, packet(p))));
+        let pcm = read_all(&mut decoder);
+        assert_eq!(pcm.len(), 90 * 960);
+        let level = |slot: usize| Level::of(&pcm[slot * 960..(slot + 1) * 960]).rms;
+        assert!(level(50) > 0.5 * level(49));
+        assert_eq!(level(57), 0.0);
+        assert!(level(62) > 0.8 * level(49));
+        assert!(steepest(&pcm[40 * 960..]) < 1.5 * steepest(&pcm[20 * 960..40 * 960]));
+    }
+
+    #[test]
+    fn in_band_fec_is_closer_to_what_was_lost_than_concealment() {
+        let said = voice(96_000);
+        let packets = packets(&said, 960, true);
+        let whole = decoded(&packets, opus::Channels::Mono);
+        let error = |make: &dyn Fn(usize) -> Content| {
+            let mut decoder = TrackDecoder::new(1).unwrap();
+            push(
+                &mut decoder,
+                packets.iter().enumerate().map(|(n, p)| match n % 5 {
+                    4 if n + 1 < packets.len() => (960, make(n)),
+                    _ => (960, packet(p)),
+                }),
+            );
+            let heard = read_all(&mut decoder);
+            heard.iter().zip(&whole).map(|(a, b)| (a - b).powi(2)).sum::<f32>()
+        };
+        let recovered = error(&|n| Content::Recovered { next: packets[n + 1].clone() });
+        let concealed = error(&|_| Content::Concealed { into_run: SampleCount::ZERO });
+        assert!(recovered < 0.7 * concealed, "{recovered} against {concealed}");
+    }
+
+    #[test]
+    fn a_packet_that_is_none_is_concealed_and_counted() {
+        let packets = packets(&voice(48_000), 960, false);
+        let mut decoder = TrackDecoder::new(1).unwrap();
+        let broken: [&[u8]; 4] = [&[], &[0xff], &[0xfb, 0x3f, 0, 0], &[0x0b]];
+        for (n, good) in packets.iter().enumerate().take(40) {
+            let payload = if n % 10 == 5 { Bytes::from_static(broken[n / 10]) } else { good.clone() };
+            push(&mut decoder, [(960, packet(&payload))]);
+        }
+        assert_eq!(read_all(&mut decoder).len(), 40 * 960);
+        assert_eq!((decoder.stats().refused, decoder.stats().packets), (4, 36));
+    }
+
+    #[test]
+    fn a_stretch_out_of_order_is_refused_and_nothing_changes() {
+        let mut decoder = TrackDecoder::new(1).unwrap();
+        let silence = |start: i64, end: i64| Settled {
+            track: TrackKey(1),
+            start: MediaTime(start),
+            end: MediaTime(end),
+            content: Content::Silence(Silence::Dtx),
+        };
+        decoder.push(&silence(0, 100)).unwrap();
+        assert!(matches!(decoder.push(&silence(101, 200)), Err(DecodeError::OutOfOrder { .. })));
+        decoder.push(&silence(100, 200)).unwrap();
+        assert_eq!(decoder.ready(), Some(MediaTime(200)));
+    }
+
+    #[test]
+    fn outside_of_its_stretches_a_track_is_silent_and_a_late_reader_misses_the_start() {
+        let packets = packets(&voice(9_600), 960, false);
+        let mut decoder = TrackDecoder::new(1).unwrap();
+        let mut pcm = [1.0; 2_000];
+        assert!(decoder.read(MediaTime(0), &mut pcm).silent);
+        push(&mut decoder, packets.iter().map(|p| (960, packet(p))));
+        decoder.finish();
+        let whole = decoded(&packets, opus::Channels::Mono);
+        decoder.read(MediaTime(500), &mut pcm);
+        assert!(pcm[..500].iter().all(|s| *s == 0.0) && pcm[500..] == whole[..1_500]);
+        decoder.read(MediaTime(4_000), &mut pcm);
+        assert!(pcm[..] == whole[3_000..5_000]);
+        decoder.read(MediaTime(10_000), &mut pcm);
+        assert!(pcm[..600] == whole[9_000..] && pcm[600 + TAIL..].iter().all(|s| *s == 0.0));
+        assert!(decoder.read(MediaTime(12_000), &mut pcm).silent);
+    }
+
+    #[test]
+    fn every_packet_duration_fills_its_stretch() {
+        let said = voice(48_000);
+        let mut decoder = TrackDecoder::new(1).unwrap();
+        let mut length = 0;
+        for frame in [120, 240, 480, 960, 1920, 2880] {
+            for payload in packets(&said[..frame * 6], frame, false) {
+                push(&mut decoder, [(frame as u64, packet(&payload))]);
+                length += frame;
+            }
+        }
+        let pcm = read_all(&mut decoder);
+        assert_eq!(pcm.len(), length);
+        assert_eq!(decoder.stats().cut, 0);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        #[test]
+        fn pcm_is_as_long_as_the_timeline_whatever_comes(
+            stretches in prop::collection::vec((0u8..10, -40i64..40, 1u64..9_000), 1..60),
+            reads in prop::collection::vec(1usize..3_000, 1..40),
+        ) {
+            let good = packets(&voice(9_600), 960, true);
+            let short = packets(&voice(2_400), 240, false);
+            let mut decoder = TrackDecoder::new(1).unwrap();
+            let mut pushed = 0;
+            let mut pcm = Vec::new();
+            let mut reads = reads.iter().cycle();
+            for (n, (kind, drift, length)) in stretches.into_iter().enumerate() {
+                let payload = &good[n % good.len()];
+                let near = |samples: i64| (samples + drift).max(1) as u64;
+                let stretch = match kind {
+                    0..=3 => (near(960), packet(payload)),
+                    4 => (near(240), packet(&short[n % short.len()])),
+                    5 => (length, packet(payload)),
+                    6 => (length, Content::Recovered { next: payload.clone() }),
+                    7 => (length, Content::Concealed { into_run: SampleCount(length / 3) }),
+                    8 => (near(960), Content::Packet { codec: Codec::Pcma, payload: vec![n as u8; 160].into() }),
+                    _ => (length, Content::Silence(Silence::Dtx)),
+                };
+                pushed += stretch.0;
+                push(&mut decoder, [stretch]);
+                let (at, ready) = (decoder.position().unwrap(), decoder.ready().unwrap());
+                prop_assert!(ready >= at);
+                let mut piece = vec![f32::NAN; (ready.since(at).0 as usize).min(*reads.next().unwrap())];
+                decoder.read(at, &mut piece);
+                pcm.extend(piece);
+            }
+            pcm.extend(read_all(&mut decoder));
+            prop_assert_eq!(pcm.len() as u64, pushed);
+            prop_assert!(pcm.iter().all(|s| s.abs() < 3.0));
+            prop_assert_eq!(decoder.stats().starved, 0);
+        }
+    }
+}
