@@ -22,7 +22,8 @@ use livekit_protocol::{ParticipantInfo, Room};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::{TestkitError, install_tls_provider};
+use super::TestkitError;
+use crate::room::ensure_crypto_provider;
 
 /// The version of livekit-server that the tests are written against.
 pub const SERVER_VERSION: &str = "1.13.5";
@@ -129,7 +130,7 @@ impl ServerBuilder {
     /// [`TestkitError::MissingTool`] if the binary is not there; [`TestkitError::ServerStart`] with the end of the log
     /// if the server ended, or did not answer within 30 s.
     pub async fn start(self) -> Result<LiveKitServer, TestkitError> {
-        install_tls_provider();
+        ensure_crypto_provider();
         if !self.binary.is_file() {
             return Err(TestkitError::MissingTool { tool: "livekit-server", path: self.binary });
         }

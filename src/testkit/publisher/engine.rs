@@ -545,7 +545,7 @@ impl Engine {
         self.drain()?;
         if let Content::Voice(voice) = &mut self.tracks[at].content {
             let position = SampleCount(place.position);
-            voice.log.push(SentPacket { seq: seq as u16, timestamp, payload_len, position, at: clock::now() });
+            voice.log.push(SentPacket { seq: seq as u16, timestamp, payload_len, position, at: now });
         }
         Ok(())
     }

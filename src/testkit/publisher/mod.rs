@@ -31,8 +31,9 @@ use std::time::{Duration, Instant};
 use livekit_api::access_token::{AccessToken, VideoGrants};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{Audio, LiveKitServer, TestkitError, install_tls_provider};
+use super::{Audio, LiveKitServer, TestkitError};
 use crate::call::{Codec, ParticipantKind};
+use crate::room::ensure_crypto_provider;
 use crate::time::{Ppm, SampleCount};
 use engine::{Command, Engine};
 
@@ -285,7 +286,7 @@ pub struct SentPacket {
     pub payload_len: usize,
     /// Where in the track the packet's first sample lies, at 48 kHz, counted from the track's first sample.
     pub position: SampleCount,
-    /// When it was handed to the socket.
+    /// The moment before it was handed to the socket.
     pub at: Instant,
 }
 
@@ -345,7 +346,7 @@ impl Publisher {
     ///
     /// [`TestkitError::Publisher`] with the server's answer where it refuses, or after 15 s without one.
     pub async fn join(config: PublisherConfig) -> Result<Self, TestkitError> {
-        install_tls_provider();
+        ensure_crypto_provider();
         let token = config.token()?;
         let identity = config.identity.clone();
         let (commands, receiver) = mpsc::unbounded_channel();
