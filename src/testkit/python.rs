@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::task::JoinHandle;
 
 use super::server::tools_dir;
-use super::{LiveKitServer, TestkitError};
+use super::{Audio, LiveKitServer, TestkitError};
 
 const REQUIREMENTS: &[u8] = include_bytes!("../../tools/requirements.txt");
 /// How long a script may stay without a word, beside what its plan takes.
@@ -29,7 +30,7 @@ pub fn python_path() -> PathBuf {
 }
 
 /// What a [`PythonPublisher`] does. Times are seconds from the common start.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default)]
 pub struct PublishPlan {
     /// Milliseconds of audio that each source may queue; 0 hands every 10 ms to libwebrtc as it comes.
     pub queue_ms: u32,
@@ -52,8 +53,9 @@ pub struct PythonParticipant {
     pub publish: Option<Vec<(f64, f64)>>,
     /// Spans in which its microphone is muted.
     pub mute: Vec<(f64, f64)>,
-    /// What it says.
-    pub sounds: Vec<Sound>,
+    /// What it says, and when each sound's first sample is said.
+    #[serde(skip)]
+    pub sounds: Vec<(Audio, f64)>,
     /// Whether the encoder stops sending in silence.
     pub dtx: bool,
     /// Whether it sends redundant audio (RED, RFC 2198), which the SDK does by default.
@@ -79,20 +81,24 @@ impl PythonParticipant {
         }
     }
 
-    /// Says a WAV file (48 kHz, mono, 16 bit) at `at`.
-    pub fn says(mut self, file: impl Into<PathBuf>, at: f64) -> Self {
-        self.sounds.push(Sound { file: file.into(), at });
+    /// Says a sound (its first channel, at 16 bits) at `at`; sounds of one participant must not overlap.
+    pub fn says(mut self, sound: &Audio, at: f64) -> Self {
+        self.sounds.push((sound.clone(), at));
         self
     }
-}
 
-/// A sound and its place in the call.
-#[derive(Clone, Debug, Serialize)]
-pub struct Sound {
-    /// A WAV file of 48 kHz, mono, 16 bit.
-    pub file: PathBuf,
-    /// When its first sample is said.
-    pub at: f64,
+    /// What the script reads of it, its sounds in files.
+    fn line(&self, folder: &Path) -> Result<ParticipantLine<'_>, TestkitError> {
+        let file = |(index, (sound, at)): (usize, &(Audio, f64))| {
+            let file = folder.join(format!("{}-{}-{index}.pcm", self.identity, self.join.unwrap_or(0.0)));
+            let samples = sound.channel(0).iter().map(|sample| (sample * 32_767.0).round() as i16);
+            let bytes: Vec<u8> = samples.flat_map(i16::to_le_bytes).collect();
+            std::fs::write(&file, bytes).map_err(TestkitError::io(format!("write {}", file.display())))?;
+            Ok(SoundFile { file, at: *at })
+        };
+        let sounds = self.sounds.iter().enumerate().map(file).collect::<Result<_, _>>()?;
+        Ok(ParticipantLine { participant: self, sounds })
+    }
 }
 
 /// Something a script reports.
@@ -114,6 +120,8 @@ pub struct PythonEvent {
 #[derive(Debug)]
 pub struct PythonPublisher {
     script: Script,
+    /// Holds the sounds while the script reads them.
+    _folder: TempDir,
 }
 
 impl PythonPublisher {
@@ -124,12 +132,15 @@ impl PythonPublisher {
     /// [`TestkitError::MissingTool`] if the SDK is not installed; [`TestkitError::Script`] with the script's own words
     /// if it failed.
     pub async fn spawn(server: &LiveKitServer, room: &str, plan: &PublishPlan) -> Result<Self, TestkitError> {
+        let folder = tempfile::tempdir().map_err(TestkitError::io("a folder for sounds"))?;
+        let participants = plan.participants.iter().map(|participant| participant.line(folder.path()));
+        let line = PublishLine { queue_ms: plan.queue_ms, participants: participants.collect::<Result<_, _>>()? };
         let mut script = Script::spawn("publish.py").await?;
-        script.send(&connection(server, room, plan)).await?;
+        script.send(&connection(server, room, &line)).await?;
         script.until("ready", None).await?;
         let length = plan.participants.iter().map(|participant| participant.leave).fold(0.0, f64::max);
         script.patience += Duration::from_secs_f64(length);
-        Ok(Self { script })
+        Ok(Self { script, _folder: folder })
     }
 
     /// The common start: returns what the script reports of it.
@@ -176,6 +187,25 @@ pub async fn subscribe(server: &LiveKitServer, room: &str, identity: &str) -> Re
     script.send(&connection(server, room, &SubscribePlan { identity })).await?;
     script.until("first_sound", None).await?;
     script.end().await
+}
+
+#[derive(Serialize)]
+struct PublishLine<'a> {
+    queue_ms: u32,
+    participants: Vec<ParticipantLine<'a>>,
+}
+
+#[derive(Serialize)]
+struct ParticipantLine<'a> {
+    #[serde(flatten)]
+    participant: &'a PythonParticipant,
+    sounds: Vec<SoundFile>,
+}
+
+#[derive(Serialize)]
+struct SoundFile {
+    file: PathBuf,
+    at: f64,
 }
 
 #[derive(Serialize)]

@@ -10,7 +10,7 @@ Reads a plan, one line of JSON, from standard input:
         leave       when it leaves
         publish     spans [from, to] in which its microphone is published; null: always
         mute        spans [from, to] in which it is muted
-        sounds      a list of {file, at}: what it says; WAV, 48 kHz, mono, 16 bit; silence before, between and after
+        sounds      a list of {file, at}: what it says; raw 16 bit samples, little endian, 48 kHz, mono; silence elsewhere
         dtx         whether the encoder may stop sending in silence
         video       whether it publishes a camera, too
 
@@ -23,10 +23,9 @@ import asyncio
 import json
 import sys
 import time
-import wave
-from array import array
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from livekit import rtc
 from shared import emit, token
@@ -172,19 +171,15 @@ class Speaker:
 
 
 def timeline(sounds: list[dict]) -> bytes:
-    """The sounds on one track, 16 bit samples from the common start."""
-    track = array("h")
+    """The sounds on one track, as 16 bit samples from the common start."""
+    track = bytearray()
     for sound in sorted(sounds, key=lambda sound: sound["at"]):
-        with wave.open(sound["file"]) as file:
-            if (file.getframerate(), file.getnchannels(), file.getsampwidth()) != (RATE, 1, 2):
-                raise ValueError(f"{sound['file']}: a WAV file of 48 kHz, mono, 16 bit is needed")
-            samples = file.readframes(file.getnframes())
-        start = round(sound["at"] * RATE)
+        start = 2 * round(sound["at"] * RATE)
         if start < len(track):
             raise ValueError(f"{sound['file']} overlaps what is said before it")
-        track.extend([0] * (start - len(track)))
-        track.frombytes(samples)
-    return track.tobytes()
+        track.extend(bytes(start - len(track)))
+        track.extend(Path(sound["file"]).read_bytes())
+    return bytes(track)
 
 
 async def main() -> None:
