@@ -10,7 +10,7 @@ Reads a plan, one line of JSON, from standard input:
         leave       when it leaves
         publish     spans [from, to] in which its microphone is published; null: always
         mute        spans [from, to] in which it is muted
-        sounds      a list of {file, at}: what it says; raw 16 bit samples, little endian, 48 kHz, mono; silence elsewhere
+        sounds      a list of {file, at}: what it says: raw samples, 16 bit, little endian, 48 kHz, mono
         dtx         whether the encoder may stop sending in silence
         video       whether it publishes a camera, too
 
