@@ -1,1 +1,7 @@
-fn main() {}
+//! The `callreel` binary.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    callreel::cli::main()
+}

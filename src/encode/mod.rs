@@ -15,7 +15,7 @@ pub mod packet;
 
 use thiserror::Error;
 
-pub use ogg_page::{Mapping, OpusHead, OpusTags};
+pub use ogg_page::{Mapping, OpusHead, OpusTags, end_at_last_page};
 pub use ogg_reader::{Inspection, OggInspector, Page, PageReader, Problem};
 pub use ogg_writer::{OggOpusWriter, OggState};
 pub use opus_encoder::{Application, FrameDuration, MAX_PACKET, MaxBandwidth, OpusConfig, OpusEncoder};

@@ -60,6 +60,32 @@ pub(super) fn write_page(header: PageHeader, lacing: &[u8], body: &[u8], out: &m
     out[start + 22..start + 26].copy_from_slice(&sum.to_le_bytes());
 }
 
+/// Sets the end flag on the last of the whole pages in `bytes`, in place: a stream that cannot grow any more ends there.
+/// Gives whether there was one.
+pub fn end_at_last_page(bytes: &mut [u8]) -> bool {
+    let mut at = 0;
+    let mut last = None;
+    while let Some(length) = page_len(&bytes[at..]) {
+        last = Some((at, length));
+        at += length;
+    }
+    let Some((start, length)) = last else { return false };
+    let page = &mut bytes[start..start + length];
+    page[5] |= LAST;
+    page[22..26].fill(0);
+    let sum = crc(0, page);
+    page[22..26].copy_from_slice(&sum.to_le_bytes());
+    true
+}
+
+/// The length of the page at the start of `bytes`, if there is a whole one.
+fn page_len(bytes: &[u8]) -> Option<usize> {
+    let segments = usize::from(*bytes.strip_prefix(CAPTURE).and(bytes.get(HEADER - 1))?);
+    let lacing = bytes.get(HEADER..HEADER + segments)?;
+    let length = HEADER + segments + lacing.iter().map(|value| usize::from(*value)).sum::<usize>();
+    (bytes.len() >= length).then_some(length)
+}
+
 /// Which decoded channel comes from which Opus stream (RFC 7845 §5.1.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -45,6 +45,10 @@ pub struct Mixdown {
     at: MediaTime,
     slot: Vec<f32>,
     frame: Vec<f32>,
+    /// From here on, silence is held back.
+    hold_from: Option<MediaTime>,
+    /// Frames of silence held back before `at`.
+    held: SampleCount,
     finished: bool,
 }
 
@@ -75,6 +79,8 @@ impl Mixdown {
             encoder,
             writer,
             at: MediaTime::ZERO,
+            hold_from: None,
+            held: SampleCount::ZERO,
             finished: false,
         })
     }
@@ -120,35 +126,42 @@ impl Mixdown {
         let until = ready.map_or(settled, |ready| ready.min(settled));
         let slot = SampleCount(SLOT);
         while self.at + slot <= until {
-            self.mix_slot(SLOT as usize);
+            self.mix_slot(SLOT as usize)?;
             self.encode_whole_frames()?;
         }
         Ok(())
     }
 
-    /// Mixes and encodes up to `end` exactly and ends the stream there. `end` must not lie before what was mixed.
+    /// Holds silence after `from` back: it is written once a sound follows or `from` is `None` again, and trimmed where
+    /// neither comes.
+    pub fn hold_silence_from(&mut self, from: Option<MediaTime>) {
+        self.hold_from = from;
+    }
+
+    /// Mixes and encodes up to `end` exactly and ends the stream there, or where the silence begins that is held back.
+    /// Gives the stream's length. `end` must not lie before what was mixed.
     ///
     /// # Errors
     /// [`MixError::Encode`]: with [`EncodeError::End`](crate::encode::EncodeError::End) where `end` lies too far back,
     /// with [`EncodeError::Ended`](crate::encode::EncodeError::Ended) the second time.
-    pub fn finish(&mut self, end: MediaTime) -> Result<(), MixError> {
+    pub fn finish(&mut self, end: MediaTime) -> Result<SampleCount, MixError> {
         self.tracks.values_mut().for_each(|input| input.decoder.finish());
         while self.at < end {
             let frames = end.since(self.at).0.min(SLOT);
-            self.mix_slot(frames as usize);
+            self.mix_slot(frames as usize)?;
             self.encode_whole_frames()?;
         }
         if !std::mem::replace(&mut self.finished, true) {
             self.mixer.finish();
         }
         self.encode_whole_frames()?;
-        let total = end.since(MediaTime::ZERO);
-        let wanted = SampleCount(total.0);
-        while self.writer.samples() < wanted {
+        let total = (end - self.held).since(MediaTime::ZERO);
+        while self.writer.samples() < total {
             self.mixer.take_rest(&mut self.frame);
             self.encode_frame()?;
         }
-        Ok(self.writer.finish(total)?)
+        self.writer.finish(total)?;
+        Ok(total)
     }
 
     /// Appends the finished pages to `out` and returns how many bytes these were.
@@ -179,7 +192,7 @@ impl Mixdown {
         live.chain(ended.map(|(key, stats)| (*key, TrackReport { level: Level::default(), stats: *stats })))
     }
 
-    fn mix_slot(&mut self, frames: usize) {
+    fn mix_slot(&mut self, frames: usize) -> Result<(), MixError> {
         let slot = &mut self.slot[..frames * self.encoder.config().channels()];
         for input in self.tracks.values_mut() {
             let silent = input.decoder.read(self.at, slot).silent;
@@ -188,7 +201,14 @@ impl Mixdown {
                 self.mixer.add(slot, input.gain);
             }
         }
-        self.mixer.mix(frames);
+        let quiet = self.tracks.values().all(|input| input.level.peak * input.gain.abs() < TRIMMED_BELOW);
+        if quiet && self.hold_from.is_some_and(|from| self.at >= from) {
+            self.mixer.discard();
+            self.held += SampleCount(frames as u64);
+        } else {
+            self.write_held_silence()?;
+            self.mixer.mix(frames);
+        }
         self.at = self.at + SampleCount(frames as u64);
         let at = self.at;
         let ended = &mut self.ended;
@@ -199,6 +219,17 @@ impl Mixdown {
             }
             !over
         });
+        Ok(())
+    }
+
+    fn write_held_silence(&mut self) -> Result<(), MixError> {
+        while self.held > SampleCount::ZERO {
+            let frames = self.held.0.min(SLOT);
+            self.mixer.insert_silence(frames as usize);
+            self.encode_whole_frames()?;
+            self.held = SampleCount(self.held.0 - frames);
+        }
+        Ok(())
     }
 
     fn encode_whole_frames(&mut self) -> Result<(), MixError> {
@@ -214,6 +245,9 @@ impl Mixdown {
         Ok(self.writer.write_packet(packet, samples)?)
     }
 }
+
+/// Below this peak (−60 dBFS) nobody speaks.
+const TRIMMED_BELOW: f32 = 0.001;
 
 /// A sound that ended may ring on for so long.
 const RING_OUT: SampleCount = SampleCount::from_millis(10);
@@ -301,12 +335,34 @@ mod tests {
         mixdown.take_bytes(&mut bytes);
         let pcm = play(&bytes);
         assert_eq!(pcm.len(), 100_001);
-        for (n, c) in pcm.chunks(960).enumerate() {
-            eprintln!("{n} {:?}", Level::of(c));
-        }
         // The burst is symmetric; its sender's encoder delayed it by its look-ahead of 312 samples.
         let expected = f64::from(start as i32) + 9600.0 + 312.0;
         assert!((centre(&pcm) - expected).abs() < 24.0, "{} instead of {expected}", centre(&pcm));
+    }
+
+    #[test]
+    fn silence_that_is_held_back_is_trimmed_unless_a_sound_follows() {
+        for (returns, seconds) in [(false, 1), (true, 4)] {
+            let mut mixdown = mixdown();
+            burst(ALICE, 0, 50, 0.05).iter().for_each(|stretch| mixdown.push(stretch).unwrap());
+            mixdown.end_track(ALICE);
+            mixdown.hold_silence_from(Some(MediaTime(48_000)));
+            mixdown.advance(MediaTime(3 * 48_000)).unwrap();
+            if returns {
+                burst(BOB, 3 * 48_000, 50, 0.05).iter().for_each(|stretch| mixdown.push(stretch).unwrap());
+                mixdown.hold_silence_from(None);
+            }
+            let end = MediaTime(if returns { 4 } else { 3 } * 48_000);
+            assert_eq!(mixdown.finish(end).unwrap(), SampleCount(seconds * 48_000));
+            let mut bytes = Vec::new();
+            mixdown.take_bytes(&mut bytes);
+            let pcm = play(&bytes);
+            assert_eq!(pcm.len() as u64, seconds * 48_000);
+            if returns {
+                let found = centre(&pcm[2 * 48_000..]);
+                assert!((found - 72_000.0 - 312.0).abs() < 48.0, "{found}");
+            }
+        }
     }
 
     #[test]

@@ -68,6 +68,21 @@ impl Mixer {
         self.audible = 0;
     }
 
+    /// Puts `frames` frames of silence before the frame at hand.
+    pub fn insert_silence(&mut self, frames: usize) {
+        let at_hand = std::mem::take(&mut self.sum);
+        self.sum.resize(frames * self.channels, 0.0);
+        self.pass(false);
+        self.sum = at_hand;
+    }
+
+    /// Forgets the inputs of the frame at hand.
+    pub fn discard(&mut self) {
+        self.sum.clear();
+        self.inputs = 0;
+        self.audible = 0;
+    }
+
     /// No frame follows: what the limiter still holds can be taken.
     pub fn finish(&mut self) {
         self.sum.resize(LATENCY * self.channels, 0.0);

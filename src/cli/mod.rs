@@ -1,0 +1,48 @@
+//! The command line: one file a command.
+
+mod inspect;
+mod logging;
+mod progress;
+mod record;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Exit code of a command line that makes no sense.
+const BAD_USAGE: u8 = 2;
+
+/// Records LiveKit calls: every voice at its true moment, nothing of the call missing.
+#[derive(Debug, Parser)]
+#[command(name = "callreel", version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Record one room until its call is over.
+    Record(Box<record::Args>),
+    /// Print what is in a recording and check it.
+    Inspect(inspect::Args),
+}
+
+/// Runs the command line of this process and gives its exit code.
+pub fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Record(args) => record::run(*args),
+        Command::Inspect(args) => inspect::run(&args),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,254 @@
+//! `callreel record`: one call, one process, one result line.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::config::{Config, ConfigError, NameTemplate, OutputKind, local_directory};
+use crate::encode::{EncodeError, FrameDuration};
+use crate::recording::{Recorder, RecordingHandle, RecordingResult, StopReason};
+use crate::room::{Credentials, TransportPolicy};
+
+use super::BAD_USAGE;
+use super::logging::{self, LogFormat};
+use super::progress;
+
+/// Exit codes, for the help.
+const AFTER_HELP: &str = "\
+The last line on standard output is the result as one JSON object.
+
+Exit codes:
+  0  complete   everything the room delivered is in the file
+  1  failed     there is no recording, or only its beginning
+  2             bad usage: the command line or a setting makes no sense
+  3  degraded   there is a recording, and it lacks something; the reasons say what
+  4  empty      nobody was there to be heard
+
+SIGINT and SIGTERM finish the recording; a second one gives up the wait for it.";
+
+/// Flags of `callreel record`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct Args {
+    /// LiveKit server, as ws://, wss://, http:// or https://
+    #[arg(long, env = "LIVEKIT_URL", value_name = "URL")]
+    url: Option<String>,
+    /// LiveKit server; used where LIVEKIT_URL is not set
+    #[arg(long, env = "LIVEKIT_HOST", value_name = "URL", hide = true)]
+    host: Option<String>,
+    /// API key of the server
+    #[arg(long, env = "LIVEKIT_API_KEY", value_name = "KEY")]
+    api_key: Option<String>,
+    /// API secret of the server
+    #[arg(long, env = "LIVEKIT_API_SECRET", value_name = "SECRET", hide_env_values = true)]
+    api_secret: Option<String>,
+    /// A ready access token, instead of key and secret
+    #[arg(long, env = "LIVEKIT_TOKEN", value_name = "JWT", hide_env_values = true, conflicts_with = "room")]
+    token: Option<String>,
+    /// The room to record; a room that does not exist yet is waited in
+    #[arg(long, env = "CALLREEL_ROOM", value_name = "NAME")]
+    room: Option<String>,
+    /// The recorder's identity in the room [default: callreel-RECORDING_ID]
+    #[arg(long, env = "CALLREEL_IDENTITY", value_name = "IDENTITY")]
+    identity: Option<String>,
+    /// The directory for the recording
+    #[arg(long, env = "CALLREEL_OUT", value_name = "DIR", default_value = "./recordings")]
+    out: String,
+    /// The recording's name below the directory. Variables: {room_name} {room_id} {time} {recording_id} {job_id}
+    /// {participant} {track} {ext}
+    #[arg(long, env = "CALLREEL_NAME", value_name = "TEMPLATE", default_value = "{room_name}-{time}")]
+    name: String,
+    /// The container
+    #[arg(long, env = "CALLREEL_FORMAT", value_enum, default_value = "ogg", ignore_case = true)]
+    format: Format,
+    /// Which files to make, with commas between
+    #[arg(long, env = "CALLREEL_OUTPUTS", value_name = "KINDS", value_delimiter = ',', default_value = "mix")]
+    outputs: Vec<String>,
+    /// The recording's id [default: a new one]
+    #[arg(long, env = "CALLREEL_RECORDING_ID", value_name = "ID")]
+    recording_id: Option<String>,
+    /// The longest recording, such as 90s, 45m or 4h [default: none]
+    #[arg(long, env = "CALLREEL_MAX_DURATION", value_name = "TIME", value_parser = duration)]
+    max_duration: Option<Duration>,
+    /// How long the room may be without people before the recording ends
+    #[arg(long, env = "CALLREEL_DEPARTURE_TIMEOUT", value_name = "TIME", value_parser = duration, default_value = "10s")]
+    departure_timeout: Duration,
+    /// Bits a second of the mix
+    #[arg(long, env = "CALLREEL_BITRATE", value_name = "BITS", default_value_t = DEFAULT.bitrate)]
+    bitrate: u32,
+    /// How hard the encoder tries, 0 to 10
+    #[arg(long, env = "CALLREEL_COMPLEXITY", value_name = "N", default_value_t = DEFAULT.complexity)]
+    complexity: u8,
+    /// Milliseconds a packet of the mix: 10, 20, 40 or 60
+    #[arg(long, env = "CALLREEL_FRAME_MS", value_name = "MS", default_value_t = DEFAULT.frame_ms)]
+    frame_ms: u32,
+    /// How audio may reach the recorder
+    #[arg(long, env = "CALLREEL_TRANSPORT", value_enum, default_value = "auto")]
+    transport: TransportArg,
+    /// How log lines look
+    #[arg(long, env = "CALLREEL_LOG_FORMAT", value_enum, default_value = "text")]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Ogg,
+    Mp4,
+    Webm,
+    Mp3,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum TransportArg {
+    /// UDP, and TCP where that fails
+    Auto,
+    Udp,
+    Tcp,
+}
+
+/// Records one call as `args` say.
+pub fn run(args: Args) -> ExitCode {
+    let quiet = progress::wanted() && args.log_format == LogFormat::Text;
+    logging::start(args.log_format, if quiet { "warn" } else { "info" });
+    let config = match args.into_config().and_then(|config| config.validate().map(|()| config)) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::from(BAD_USAGE);
+        }
+    };
+    let result = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(record(config, quiet)),
+        Err(error) => {
+            eprintln!("error: no runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    for reason in &result.reasons {
+        eprintln!("{}: {reason}", result.outcome);
+    }
+    println!("{}", serde_json::to_string(&result).expect("plain data becomes JSON"));
+    ExitCode::from(result.outcome.exit_code())
+}
+
+async fn record(config: Config, quiet: bool) -> RecordingResult {
+    let handle = Recorder::start(config);
+    let signals = tokio::spawn(stop_on_signal(handle.clone()));
+    let progress = quiet.then(|| tokio::spawn(progress::show(handle.clone())));
+    let result = handle.wait().await;
+    signals.abort();
+    if let Some(progress) = progress {
+        // It ends by itself once there is a result; waiting keeps the cleared line before what is printed next.
+        let _ = progress.await;
+    }
+    result
+}
+
+async fn stop_on_signal(handle: RecordingHandle) {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        tracing::warn!("signals cannot be caught here; they end the process at once");
+        return;
+    };
+    let mut asked = false;
+    loop {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        if asked {
+            eprintln!("gave up waiting; what was written stays in the .part file");
+            std::process::exit(i32::from(crate::recording::Outcome::Failed.exit_code()));
+        }
+        asked = true;
+        handle.stop_because(StopReason::Signal);
+    }
+}
+
+impl Args {
+    fn into_config(self) -> Result<Config, ConfigError> {
+        let url = self
+            .url
+            .or(self.host)
+            .ok_or(ConfigError::Missing { key: "url", hint: "--url or LIVEKIT_URL" })?;
+        let credentials = match (self.token, self.api_key, self.api_secret) {
+            (Some(token), _, _) => Credentials::Token(token),
+            (None, Some(key), Some(secret)) => Credentials::ApiKey { key, secret },
+            (None, Some(_), None) => {
+                return Err(ConfigError::Missing {
+                    key: "api_secret",
+                    hint: "--api-secret or LIVEKIT_API_SECRET belongs to the key",
+                });
+            }
+            (None, None, _) => {
+                return Err(ConfigError::Missing {
+                    key: "api_key",
+                    hint: "--api-key and --api-secret (LIVEKIT_API_KEY, LIVEKIT_API_SECRET), or --token",
+                });
+            }
+        };
+        if self.format != Format::Ogg {
+            return Err(ConfigError::NotAvailable { what: format!("format: {:?}", self.format).to_lowercase() });
+        }
+        let mut config = Config::new(url, credentials, self.room.unwrap_or_default());
+        config.identity = self.identity;
+        config.out = local_directory(&self.out)?;
+        config.name = NameTemplate::parse(&self.name)
+            .map_err(|e| ConfigError::Invalid { key: "name", why: e.to_string() })?;
+        config.outputs = self.outputs.iter().map(|word| word.parse()).collect::<Result<Vec<OutputKind>, _>>()?;
+        if let Some(id) = self.recording_id {
+            config.recording_id = id;
+        }
+        config.stop.max_duration = self.max_duration;
+        config.stop.departure_timeout = self.departure_timeout;
+        config.transport = match self.transport {
+            TransportArg::Auto => TransportPolicy::Auto,
+            TransportArg::Udp => TransportPolicy::Udp,
+            TransportArg::Tcp => TransportPolicy::Tcp,
+        };
+        let opus = |error: EncodeError| ConfigError::Invalid { key: "opus", why: error.to_string() };
+        let frame = FrameDuration::try_from(self.frame_ms).map_err(opus)?;
+        config.opus.bitrate(self.bitrate).and_then(|it| it.complexity(self.complexity)).map_err(opus)?.frame(frame);
+        Ok(config)
+    }
+}
+
+struct OpusDefaults {
+    bitrate: u32,
+    complexity: u8,
+    frame_ms: u32,
+}
+
+const DEFAULT: OpusDefaults = OpusDefaults { bitrate: 32_000, complexity: 5, frame_ms: 20 };
+
+/// Reads `90`, `90s`, `45m`, `4h` or `500ms`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| format!("{text:?} is no time; write 90s, 45m or 4h"))?;
+    let millis = match unit {
+        "ms" => Some(number),
+        "" | "s" => number.checked_mul(1000),
+        "m" => number.checked_mul(60_000),
+        "h" => number.checked_mul(3_600_000),
+        _ => return Err(format!("{unit:?} is no unit of time; known are ms, s, m and h")),
+    };
+    millis.map(Duration::from_millis).ok_or_else(|| format!("{text:?} is too long"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_with_their_units() {
+        assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("1500ms"), Ok(Duration::from_millis(1500)));
+        assert_eq!(duration("4h"), Ok(Duration::from_secs(4 * 3600)));
+        assert!(duration("4d").unwrap_err().contains("no unit"));
+        assert!(duration("soon").unwrap_err().contains("no time"));
+        assert!(duration("99999999999999999999h").is_err());
+    }
+}

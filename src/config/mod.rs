@@ -1,0 +1,237 @@
+//! What to record and how: one typed [`Config`], checked before anything starts.
+
+mod name;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use crate::capture::CaptureConfig;
+use crate::encode::OpusConfig;
+use crate::recording::StopPolicy;
+use crate::room::{Credentials, TransportPolicy};
+
+pub use name::{NameError, NameTemplate, NameValues};
+
+/// Everything one recording needs to know.
+///
+/// ```
+/// use callreel::config::Config;
+/// use callreel::room::Credentials;
+///
+/// let key = Credentials::ApiKey { key: "devkey".into(), secret: "a secret of the LiveKit server".into() };
+/// let mut config = Config::new("ws://127.0.0.1:7880", key, "my-room");
+/// config.out = "calls".into();
+/// config.validate()?;
+/// # Ok::<(), callreel::config::ConfigError>(())
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Config {
+    /// The LiveKit server: `ws://`, `wss://`, `http://` or `https://`.
+    pub url: String,
+    /// How to get in.
+    pub credentials: Credentials,
+    /// The room to record.
+    pub room: String,
+    /// The recorder's identity in the room. Default: the recording id, so that two recorders never evict each other.
+    pub identity: Option<String>,
+    /// The recording's id. Default: a new ULID.
+    pub recording_id: String,
+    /// The agent job this recording belongs to, for `{job_id}`. Default: the recording id.
+    pub job_id: Option<String>,
+    /// The directory for the files. Default `./recordings`.
+    pub out: PathBuf,
+    /// The files' name. Default `{room_name}-{time}`.
+    pub name: NameTemplate,
+    /// Which files to make. Default: the mix.
+    pub outputs: Vec<OutputKind>,
+    /// How the mix is encoded.
+    pub opus: OpusConfig,
+    /// How packets are waited for.
+    pub capture: CaptureConfig,
+    /// When it stops by itself.
+    pub stop: StopPolicy,
+    /// How media may reach the recorder. Default: UDP, and TCP where that fails.
+    pub transport: TransportPolicy,
+    /// What goes wrong at the recorder's own socket.
+    #[cfg(feature = "testkit")]
+    pub impairment: Option<crate::room::Impairment>,
+}
+
+/// A kind of file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum OutputKind {
+    /// Everybody, mixed to mono.
+    Mix,
+}
+
+impl OutputKind {
+    /// The word for it in flags and manifests.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Mix => "mix",
+        }
+    }
+}
+
+impl fmt::Display for OutputKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for OutputKind {
+    type Err = ConfigError;
+
+    fn from_str(word: &str) -> Result<Self, ConfigError> {
+        match word {
+            "mix" => Ok(Self::Mix),
+            "dual" | "tracks" => Err(ConfigError::NotAvailable { what: format!("outputs: {word}") }),
+            _ => Err(ConfigError::Invalid { key: "outputs", why: format!("{word:?} is none of mix, dual, tracks") }),
+        }
+    }
+}
+
+/// A configuration that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// A value that is needed is not there.
+    #[error("{key} is missing: {hint}")]
+    Missing {
+        /// The value's name.
+        key: &'static str,
+        /// Where it could come from.
+        hint: &'static str,
+    },
+    /// A value makes no sense.
+    #[error("{key}: {why}")]
+    Invalid {
+        /// The value's name.
+        key: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A value that has a meaning, which this version does not implement.
+    #[error("{what} is not available yet")]
+    NotAvailable {
+        /// What was asked for.
+        what: String,
+    },
+}
+
+impl Config {
+    /// A configuration with every default.
+    pub fn new(url: impl Into<String>, credentials: Credentials, room: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            credentials,
+            room: room.into(),
+            identity: None,
+            recording_id: new_recording_id(),
+            job_id: None,
+            out: PathBuf::from("recordings"),
+            name: default_name(),
+            outputs: vec![OutputKind::Mix],
+            opus: OpusConfig::default(),
+            capture: CaptureConfig::default(),
+            stop: StopPolicy::default(),
+            transport: TransportPolicy::default(),
+            #[cfg(feature = "testkit")]
+            impairment: None,
+        }
+    }
+
+    /// Checks what can be checked without asking anybody.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let scheme = self.url.split("://").next().unwrap_or_default();
+        if !["ws", "wss", "http", "https"].contains(&scheme) || !self.url.contains("://") {
+            return Err(ConfigError::Invalid {
+                key: "url",
+                why: format!("{:?} is no LiveKit address; it starts with ws://, wss://, http:// or https://", self.url),
+            });
+        }
+        if self.room.is_empty() && matches!(self.credentials, Credentials::ApiKey { .. }) {
+            return Err(ConfigError::Missing { key: "room", hint: "--room or a token that names one" });
+        }
+        if self.outputs.is_empty() {
+            return Err(ConfigError::Missing { key: "outputs", hint: "at least one of mix, dual, tracks" });
+        }
+        if !is_safe_id(&self.recording_id) {
+            return Err(ConfigError::Invalid {
+                key: "recording_id",
+                why: format!("{:?} may have letters, digits, '-' and '_' only, 1 to 64 of them", self.recording_id),
+            });
+        }
+        self.capture.validate().map_err(|e| ConfigError::Invalid { key: "capture", why: e.to_string() })
+    }
+
+    /// The identity under which the recorder joins.
+    pub fn identity(&self) -> String {
+        self.identity.clone().unwrap_or_else(|| format!("callreel-{}", self.recording_id))
+    }
+}
+
+/// A directory from `--out`; a URL of a store is told apart from a path.
+pub fn local_directory(out: &str) -> Result<PathBuf, ConfigError> {
+    match out.split_once("://") {
+        None if out.is_empty() => Err(ConfigError::Invalid { key: "out", why: "is empty".into() }),
+        None => Ok(Path::new(out).to_owned()),
+        Some(("s3" | "az" | "gs" | "oss", _)) => Err(ConfigError::NotAvailable { what: format!("out: {out}") }),
+        Some((scheme, _)) => Err(ConfigError::Invalid { key: "out", why: format!("unknown scheme {scheme:?}") }),
+    }
+}
+
+/// A new recording id: a ULID, so that ids sort by time.
+pub fn new_recording_id() -> String {
+    ulid::Ulid::new().to_string()
+}
+
+fn default_name() -> NameTemplate {
+    NameTemplate::parse("{room_name}-{time}").expect("a template of known variables")
+}
+
+fn is_safe_id(id: &str) -> bool {
+    (1..=64).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(url: &str) -> Config {
+        Config::new(url, Credentials::ApiKey { key: "k".into(), secret: "s".into() }, "room")
+    }
+
+    #[test]
+    fn an_address_without_a_known_scheme_is_refused_by_name() {
+        for url in ["", "localhost:7880", "ftp://x", "ws"] {
+            let error = config(url).validate().unwrap_err();
+            assert!(matches!(error, ConfigError::Invalid { key: "url", .. }), "{url}: {error}");
+        }
+        config("wss://x").validate().unwrap();
+    }
+
+    #[test]
+    fn a_recording_id_that_is_no_safe_name_is_refused() {
+        let mut config = config("ws://x");
+        config.recording_id = "../x".into();
+        assert!(matches!(config.validate(), Err(ConfigError::Invalid { key: "recording_id", .. })));
+    }
+
+    #[test]
+    fn stores_that_are_not_built_yet_say_so() {
+        assert_eq!(local_directory("calls/x"), Ok(PathBuf::from("calls/x")));
+        assert!(local_directory("s3://bucket/p").unwrap_err().to_string().contains("not available yet"));
+        assert!(matches!(local_directory("ftp://x"), Err(ConfigError::Invalid { key: "out", .. })));
+    }
+
+    #[test]
+    fn secrets_do_not_show_in_debug() {
+        let mut config = config("ws://x");
+        config.credentials = Credentials::ApiKey { key: "k".into(), secret: "hunter2".into() };
+        assert!(!format!("{config:?}").contains("hunter2"));
+    }
+}

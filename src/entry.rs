@@ -1,0 +1,187 @@
+//! Entry points for voice agents that record their own call in process.
+//!
+//! An agent calls one of the two when it takes a call and holds the handle until the call is over. Both return at once;
+//! whatever goes wrong is logged and told by the handle, and never reaches the call.
+//!
+//! ```no_run
+//! use callreel::entry::{AgentConfig, entrypoint};
+//!
+//! # async fn agent() -> Result<(), callreel::config::ConfigError> {
+//! let config = AgentConfig::from_env()?;
+//! let recording = entrypoint("call-1234", &config); // none where recording is switched off
+//! // … the agent talks with its caller …
+//! if let Some(recording) = recording {
+//!     recording.stop();
+//!     println!("{:?}", recording.wait().await);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::config::{Config, ConfigError};
+use crate::recording::{EndsWith, Recorder, RecordingHandle};
+use crate::room::Credentials;
+
+/// How long a telephone call may be without its caller before it is over: a caller who hung up does not come back
+/// into the same session, so this only spans a leg that the bridge moves.
+const CALLER_GONE: Duration = Duration::from_secs(2);
+
+/// How long a test call may be empty before it is over: a browser may reload.
+const ROOM_EMPTY: Duration = Duration::from_secs(5);
+
+/// What an agent that records its calls is configured with.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct AgentConfig {
+    /// Whether calls are recorded at all.
+    pub enabled: bool,
+    /// The LiveKit server.
+    pub url: String,
+    /// How to get in.
+    pub credentials: Credentials,
+    /// The directory for the recordings.
+    pub out: PathBuf,
+}
+
+impl AgentConfig {
+    /// Recording switched on, into `./recordings`.
+    pub fn new(url: impl Into<String>, credentials: Credentials) -> Self {
+        Self { enabled: true, url: url.into(), credentials, out: PathBuf::from("recordings") }
+    }
+
+    /// From the environment: `ENABLE_AUDIO_RECORDING` (default false), `LIVEKIT_URL` or `LIVEKIT_HOST`,
+    /// `LIVEKIT_API_KEY`, `LIVEKIT_API_SECRET`, `RECORDING_FILE_FORMAT` (default ogg), `RECORDING_AUDIO_ONLY` (default
+    /// true).
+    ///
+    /// # Errors
+    /// A value that is missing or makes no sense, by its name. While recording is switched off nothing is checked.
+    pub fn from_env() -> Result<Self, ConfigError> {
+        Self::from_lookup(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+    }
+
+    fn from_lookup(get: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let enabled = flag("ENABLE_AUDIO_RECORDING", get("ENABLE_AUDIO_RECORDING"), false)?;
+        let mut missing = None;
+        let mut needed = |key: &'static str, hint: &'static str, value: Option<String>| {
+            value.unwrap_or_else(|| {
+                missing.get_or_insert(ConfigError::Missing { key, hint });
+                String::new()
+            })
+        };
+        let url = needed("LIVEKIT_URL", "the LiveKit server", get("LIVEKIT_URL").or_else(|| get("LIVEKIT_HOST")));
+        let key = needed("LIVEKIT_API_KEY", "the server's API key", get("LIVEKIT_API_KEY"));
+        let secret = needed("LIVEKIT_API_SECRET", "the API key's secret", get("LIVEKIT_API_SECRET"));
+        if enabled {
+            missing.map_or(Ok(()), Err)?;
+            check_available(&get)?;
+        }
+        Ok(Self { enabled, ..Self::new(url, Credentials::ApiKey { key, secret }) })
+    }
+
+    fn for_room(&self, room: &str) -> Config {
+        let mut config = Config::new(&self.url, self.credentials.clone(), room);
+        config.out.clone_from(&self.out);
+        config
+    }
+}
+
+/// Records a telephone call: waits for the telephone leg (ringing is no fault) and ends when the caller has gone.
+///
+/// The manifest names caller and agent, with the numbers from the leg's `sip.*` attributes. Gives none where recording
+/// is switched off.
+pub fn entrypoint(room: &str, config: &AgentConfig) -> Option<RecordingHandle> {
+    let mut call = config.for_room(room);
+    call.stop.ends_with = EndsWith::Caller;
+    call.stop.departure_timeout = CALLER_GONE;
+    start(config, call)
+}
+
+/// Records a test call from a browser: whoever comes, until the room is empty again. Gives none where recording is
+/// switched off.
+pub fn entrypoint_webtest(room: &str, config: &AgentConfig) -> Option<RecordingHandle> {
+    let mut call = config.for_room(room);
+    call.stop.departure_timeout = ROOM_EMPTY;
+    start(config, call)
+}
+
+fn start(config: &AgentConfig, call: Config) -> Option<RecordingHandle> {
+    if !config.enabled {
+        tracing::info!(room = %call.room, "recording is switched off");
+        return None;
+    }
+    tracing::info!(room = %call.room, out = %call.out.display(), "recording service initialised");
+    Some(Recorder::start(call))
+}
+
+fn check_available(get: &impl Fn(&str) -> Option<String>) -> Result<(), ConfigError> {
+    if get("S3_RECORDING_BUCKET").is_some() {
+        return Err(ConfigError::NotAvailable { what: "S3_RECORDING_BUCKET".into() });
+    }
+    match get("RECORDING_FILE_FORMAT").as_deref() {
+        None | Some("ogg") => {}
+        Some(format @ ("mp4" | "webm")) => {
+            return Err(ConfigError::NotAvailable { what: format!("RECORDING_FILE_FORMAT={format}") });
+        }
+        Some(other) => {
+            let why = format!("{other:?} is none of ogg, mp4, webm");
+            return Err(ConfigError::Invalid { key: "RECORDING_FILE_FORMAT", why });
+        }
+    }
+    if !flag("RECORDING_AUDIO_ONLY", get("RECORDING_AUDIO_ONLY"), true)? {
+        return Err(ConfigError::NotAvailable { what: "RECORDING_AUDIO_ONLY=false".into() });
+    }
+    Ok(())
+}
+
+fn flag(key: &'static str, value: Option<String>, default: bool) -> Result<bool, ConfigError> {
+    match value.as_deref().map(str::to_ascii_lowercase).as_deref() {
+        None => Ok(default),
+        Some("true" | "1" | "yes" | "on") => Ok(true),
+        Some("false" | "0" | "no" | "off") => Ok(false),
+        Some(other) => Err(ConfigError::Invalid { key, why: format!("{other:?} is neither true nor false") }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn env(pairs: &[(&str, &str)]) -> Result<AgentConfig, ConfigError> {
+        AgentConfig::from_lookup(|name| {
+            pairs.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    const SERVER: [(&str, &str); 4] = [
+        ("ENABLE_AUDIO_RECORDING", "true"),
+        ("LIVEKIT_URL", "ws://127.0.0.1:7880"),
+        ("LIVEKIT_API_KEY", "k"),
+        ("LIVEKIT_API_SECRET", "s"),
+    ];
+
+    #[test]
+    fn recording_is_off_unless_switched_on() {
+        assert!(!env(&[]).unwrap().enabled);
+        assert!(entrypoint("room", &env(&[]).unwrap()).is_none());
+        assert!(env(&SERVER).unwrap().enabled);
+    }
+
+    #[test]
+    fn what_is_missing_is_named_once_it_is_needed() {
+        let error = env(&SERVER[..3]).unwrap_err();
+        assert!(matches!(error, ConfigError::Missing { key: "LIVEKIT_API_SECRET", .. }), "{error}");
+    }
+
+    #[test]
+    fn what_is_not_built_yet_says_so_by_its_name() {
+        for (name, value) in
+            [("S3_RECORDING_BUCKET", "b"), ("RECORDING_FILE_FORMAT", "mp4"), ("RECORDING_AUDIO_ONLY", "false")]
+        {
+            let error = env(&[&SERVER[..], &[(name, value)]].concat()).unwrap_err();
+            assert!(matches!(&error, ConfigError::NotAvailable { what } if what.contains(name)), "{error}");
+        }
+    }
+}

@@ -1,0 +1,458 @@
+//! The recording's files on the local disk: written by a thread of their own, so that a slow disk never holds up the call.
+//!
+//! A file is `NAME.part` while it grows and gets its name when it is whole; nothing that exists is overwritten. What was
+//! written is synced about once a second. Where the disk fails, the file is cut back to the last whole write, which is
+//! a whole Ogg page, and closed there.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha256};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::clock;
+use crate::encode;
+
+/// How long written bytes may stay unsynced.
+const SYNC_EVERY: Duration = Duration::from_secs(1);
+
+/// Disk space held back for the manifest, so that it fits when the disk is full.
+const MANIFEST_RESERVE: usize = 64 * 1024;
+
+/// A fault of the local disk.
+#[derive(Debug, thiserror::Error)]
+#[error("{action} {path}: {source}")]
+pub struct FileError {
+    action: &'static str,
+    path: PathBuf,
+    source: io::Error,
+}
+
+impl FileError {
+    fn new(action: &'static str, path: &Path, source: io::Error) -> Self {
+        Self { action, path: path.to_owned(), source }
+    }
+}
+
+/// One of a recording's files, by the order in which they were made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FileId(pub usize);
+
+/// A file that is whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FinishedFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its size.
+    pub bytes: u64,
+    /// SHA-256 of its bytes, in hexadecimal.
+    pub sha256: String,
+}
+
+/// The files of one recording, reserved under one name.
+#[derive(Debug)]
+pub struct RecordingFiles {
+    stem: PathBuf,
+    commands: Sender<Command>,
+    thread: Option<JoinHandle<()>>,
+    made: usize,
+}
+
+enum Command {
+    Create { path: PathBuf },
+    Append { file: FileId, bytes: Vec<u8> },
+    Finish { file: FileId, bytes: Vec<u8>, done: oneshot::Sender<Result<FinishedFile, FileError>> },
+    Manifest { path: PathBuf, json: Vec<u8>, done: oneshot::Sender<Result<(), FileError>> },
+}
+
+impl RecordingFiles {
+    /// Reserves `name` (relative, `/` between its parts, with its ending) below `root` and starts the writer.
+    ///
+    /// Where the name is taken, the first free one of `NAME-1`, `NAME-2`… is taken instead. Faults that come later are
+    /// sent to `faults`, once a file.
+    pub fn reserve(root: &Path, name: &str, faults: mpsc::UnboundedSender<FileError>) -> Result<Self, FileError> {
+        let wanted = root.join(name);
+        let parent = wanted.parent().unwrap_or(root);
+        fs::create_dir_all(parent).map_err(|e| FileError::new("cannot create the directory", parent, e))?;
+        let ext = wanted.extension().map(|ext| ext.to_string_lossy().into_owned()).unwrap_or_default();
+        let (stem, reserve) = claim(&wanted.with_extension(""), &ext)?;
+        let (commands, inbox) = channel();
+        let writer = Writer { files: Vec::new(), reserve, faults };
+        let thread = std::thread::Builder::new()
+            .name("callreel-files".into())
+            .spawn(move || writer.run(&inbox))
+            .map_err(|e| FileError::new("cannot start the writer of", &stem, e))?;
+        Ok(Self { stem, commands, thread: Some(thread), made: 0 })
+    }
+
+    /// Where the manifest will be.
+    pub fn manifest_path(&self) -> PathBuf {
+        with_suffix(&self.stem, ".json")
+    }
+
+    /// Makes the file `STEM` + `suffix` (which has the ending, `.ogg`) and gives its path.
+    pub fn create(&mut self, suffix: &str) -> (FileId, PathBuf) {
+        let path = with_suffix(&self.stem, suffix);
+        let file = FileId(self.made);
+        self.made += 1;
+        self.send(Command::Create { path: path.clone() });
+        (file, path)
+    }
+
+    /// Appends whole pages.
+    pub fn append(&self, file: FileId, bytes: Vec<u8>) {
+        if !bytes.is_empty() {
+            self.send(Command::Append { file, bytes });
+        }
+    }
+
+    /// Appends the last pages, syncs the file and gives it its name.
+    pub async fn finish(&self, file: FileId, bytes: Vec<u8>) -> Result<FinishedFile, FileError> {
+        let (done, answer) = oneshot::channel();
+        self.send(Command::Finish { file, bytes, done });
+        answer.await.unwrap_or_else(|_| Err(self.writer_gone()))
+    }
+
+    /// Writes the manifest beside the files.
+    pub async fn write_manifest(&self, json: Vec<u8>) -> Result<(), FileError> {
+        let (done, answer) = oneshot::channel();
+        self.send(Command::Manifest { path: self.manifest_path(), json, done });
+        answer.await.unwrap_or_else(|_| Err(self.writer_gone()))
+    }
+
+    fn send(&self, command: Command) {
+        // A writer that is gone drops the answer of whoever waits for one, and that is where it shows.
+        let _ = self.commands.send(command);
+    }
+
+    fn writer_gone(&self) -> FileError {
+        FileError::new("the writer ended before it had written", &self.stem, io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+impl Drop for RecordingFiles {
+    fn drop(&mut self) {
+        let (closed, _) = channel();
+        self.commands = closed;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Writer {
+    files: Vec<OpenFile>,
+    reserve: Reserve,
+    faults: mpsc::UnboundedSender<FileError>,
+}
+
+impl Writer {
+    fn run(mut self, inbox: &Receiver<Command>) {
+        let mut last_sync = clock::now();
+        loop {
+            match inbox.recv_timeout(SYNC_EVERY) {
+                Ok(command) => self.obey(command),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            if clock::now().duration_since(last_sync) >= SYNC_EVERY {
+                last_sync = self.sync();
+            }
+        }
+        self.sync();
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Create { path } => {
+                let file = OpenFile::create(&path).unwrap_or_else(|fault| {
+                    let _ = self.faults.send(fault);
+                    OpenFile::broken(path)
+                });
+                self.files.push(file);
+            }
+            Command::Append { file, bytes } => {
+                if let Some(file) = self.files.get_mut(file.0)
+                    && let Err(fault) = file.append(&bytes)
+                {
+                    let _ = self.faults.send(fault);
+                }
+            }
+            Command::Finish { file, bytes, done } => {
+                if let Some(file) = self.files.get_mut(file.0) {
+                    let _ = done.send(file.finish(&bytes));
+                }
+            }
+            Command::Manifest { path, json, done } => {
+                let _ = done.send(self.reserve.fill(&path, &json));
+            }
+        }
+    }
+
+    fn sync(&mut self) -> Instant {
+        for file in &mut self.files {
+            if let Err(fault) = file.sync() {
+                let _ = self.faults.send(fault);
+            }
+        }
+        clock::now()
+    }
+}
+
+struct OpenFile {
+    path: PathBuf,
+    part: PathBuf,
+    file: Option<File>,
+    written: u64,
+    last_append: u64,
+    unsynced: bool,
+    broken: bool,
+    hash: Sha256,
+}
+
+impl OpenFile {
+    fn create(path: &Path) -> Result<Self, FileError> {
+        let part = with_suffix(path, ".part");
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&part)
+            .map_err(|e| FileError::new("cannot create", &part, e))?;
+        Ok(Self { part, file: Some(file), ..Self::broken(path.to_owned()).mended() })
+    }
+
+    fn broken(path: PathBuf) -> Self {
+        Self {
+            part: with_suffix(&path, ".part"),
+            path,
+            file: None,
+            written: 0,
+            last_append: 0,
+            unsynced: false,
+            broken: true,
+            hash: Sha256::new(),
+        }
+    }
+
+    fn mended(mut self) -> Self {
+        self.broken = false;
+        self
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<(), FileError> {
+        let (false, Some(file)) = (self.broken, &mut self.file) else { return Ok(()) };
+        if let Err(error) = file.write_all(bytes) {
+            self.broken = true;
+            self.close_at_last_page();
+            return Err(FileError::new("cannot write to", &self.part, error));
+        }
+        self.last_append = self.written;
+        self.written += bytes.len() as u64;
+        self.hash.update(bytes);
+        self.unsynced = true;
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<(), FileError> {
+        let (true, Some(file)) = (self.unsynced, &self.file) else { return Ok(()) };
+        self.unsynced = false;
+        file.sync_data().map_err(|e| FileError::new("cannot sync", &self.part, e))
+    }
+
+    fn finish(&mut self, bytes: &[u8]) -> Result<FinishedFile, FileError> {
+        let appended = self.append(bytes);
+        let Some(file) = self.file.take() else {
+            return Err(FileError::new("was never created:", &self.part, io::ErrorKind::NotFound.into()));
+        };
+        let synced = file.sync_all();
+        let sha256 = if self.broken { hash_of(&self.part) } else { Ok(hex(self.hash.finalize_reset().as_slice())) };
+        let path = give_name(&self.part, &self.path)?;
+        appended?;
+        synced.map_err(|e| FileError::new("cannot sync", &path, e))?;
+        let sha256 = sha256.map_err(|e| FileError::new("cannot read back", &path, e))?;
+        Ok(FinishedFile { path, bytes: self.written, sha256 })
+    }
+
+    /// After a failed write: back to the last whole page, which becomes the stream's last. This takes no disk space.
+    fn close_at_last_page(&mut self) {
+        let Some(file) = &mut self.file else { return };
+        let length = usize::try_from(self.written - self.last_append).unwrap_or(0);
+        let mut tail = vec![0; length];
+        let closed = file
+            .set_len(self.written)
+            .and_then(|()| file.seek(SeekFrom::Start(self.last_append)))
+            .and_then(|_| file.read_exact(&mut tail));
+        if closed.is_err() || !encode::end_at_last_page(&mut tail) {
+            return;
+        }
+        // A disk that refuses this too leaves a file without its end mark, which players take.
+        let _ = file.seek(SeekFrom::Start(self.last_append)).and_then(|_| file.write_all(&tail));
+    }
+}
+
+/// The manifest's place, taken at the start so that the name is ours and the space is there.
+#[derive(Debug)]
+struct Reserve {
+    part: PathBuf,
+    filled: bool,
+}
+
+impl Reserve {
+    fn fill(&mut self, path: &Path, json: &[u8]) -> Result<(), FileError> {
+        let write = || -> io::Result<()> {
+            let mut file = OpenOptions::new().write(true).open(&self.part)?;
+            file.write_all(json)?;
+            file.set_len(json.len() as u64)?;
+            file.sync_all()
+        };
+        write().map_err(|e| FileError::new("cannot write", &self.part, e))?;
+        self.filled = true;
+        give_name(&self.part, path).map(|_| ())
+    }
+}
+
+impl Drop for Reserve {
+    fn drop(&mut self) {
+        if !self.filled {
+            let _ = fs::remove_file(&self.part);
+        }
+    }
+}
+
+fn claim(wanted: &Path, ext: &str) -> Result<(PathBuf, Reserve), FileError> {
+    for suffix in 0u32.. {
+        let stem = if suffix == 0 { wanted.to_owned() } else { with_suffix(wanted, &format!("-{suffix}")) };
+        let manifest = with_suffix(&stem, ".json");
+        let output = with_suffix(&stem, &format!(".{ext}"));
+        let part = with_suffix(&manifest, ".part");
+        if manifest.exists() || output.exists() || with_suffix(&output, ".part").exists() {
+            continue;
+        }
+        match OpenOptions::new().write(true).create_new(true).open(&part) {
+            Ok(mut file) => {
+                let reserve = Reserve { part: part.clone(), filled: false };
+                file.write_all(&vec![b' '; MANIFEST_RESERVE])
+                    .map_err(|e| FileError::new("cannot write to", &part, e))?;
+                return Ok((stem, reserve));
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(FileError::new("cannot create", &part, error)),
+        }
+    }
+    unreachable!("some suffix of four thousand million is free")
+}
+
+/// Renames without overwriting; where the name was taken meanwhile, the file keeps `.part` and the error says so.
+fn give_name(part: &Path, path: &Path) -> Result<PathBuf, FileError> {
+    match fs::hard_link(part, path) {
+        Ok(()) => {
+            fs::remove_file(part).map_err(|e| FileError::new("cannot remove", part, e))?;
+            return Ok(path.to_owned());
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            return Err(FileError::new("does not overwrite", path, error));
+        }
+        // Not every file system has hard links.
+        Err(_) => {}
+    }
+    if path.exists() {
+        return Err(FileError::new("does not overwrite", path, io::ErrorKind::AlreadyExists.into()));
+    }
+    fs::rename(part, path).map_err(|e| FileError::new("cannot rename to", path, e))?;
+    Ok(path.to_owned())
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+/// SHA-256 of a file's bytes, in hexadecimal.
+pub fn hash_of(path: &Path) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let read = file.read(&mut buffer)?;
+        if read == 0 {
+            return Ok(hex(hash.finalize().as_slice()));
+        }
+        hash.update(&buffer[..read]);
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files(root: &Path, name: &str) -> (RecordingFiles, mpsc::UnboundedReceiver<FileError>) {
+        let (faults, inbox) = mpsc::unbounded_channel();
+        (RecordingFiles::reserve(root, name, faults).expect("a writable directory"), inbox)
+    }
+
+    #[tokio::test]
+    async fn a_file_is_part_until_it_is_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut files, _faults) = files(dir.path(), "a/b.ogg");
+        let (id, path) = files.create(".ogg");
+        files.append(id, b"hello ".to_vec());
+        let done = files.finish(id, b"world".to_vec()).await.unwrap();
+        assert_eq!(done.path, path);
+        assert_eq!(fs::read(&path).unwrap(), b"hello world");
+        assert_eq!(done.sha256, hash_of(&path).unwrap());
+        assert!(!with_suffix(&path, ".part").exists());
+    }
+
+    #[tokio::test]
+    async fn a_taken_name_gets_a_suffix_and_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("call.ogg"), b"mine").unwrap();
+        let (first, _faults) = files(dir.path(), "call.ogg");
+        let (second, _more) = files(dir.path(), "call.ogg");
+        assert_eq!(first.stem, dir.path().join("call-1"));
+        assert_eq!(second.stem, dir.path().join("call-2"));
+        assert_eq!(fs::read(dir.path().join("call.ogg")).unwrap(), b"mine");
+    }
+
+    #[tokio::test]
+    async fn a_name_taken_meanwhile_is_not_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut files, _faults) = files(dir.path(), "call.ogg");
+        let (id, path) = files.create(".ogg");
+        fs::write(&path, b"stranger").unwrap();
+        let error = files.finish(id, b"x".to_vec()).await.unwrap_err();
+        assert!(error.to_string().contains("does not overwrite"), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), b"stranger");
+        assert_eq!(fs::read(with_suffix(&path, ".part")).unwrap(), b"x");
+    }
+
+    #[tokio::test]
+    async fn the_manifest_takes_the_reserved_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let (files, _faults) = files(dir.path(), "call.ogg");
+        assert_eq!(fs::metadata(dir.path().join("call.json.part")).unwrap().len(), MANIFEST_RESERVE as u64);
+        files.write_manifest(b"{}".to_vec()).await.unwrap();
+        assert_eq!(fs::read(dir.path().join("call.json")).unwrap(), b"{}");
+        drop(files);
+        assert!(!dir.path().join("call.json.part").exists());
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_made_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("file"), b"").unwrap();
+        let (faults, _inbox) = mpsc::unbounded_channel();
+        let error = RecordingFiles::reserve(dir.path(), "file/call.ogg", faults).unwrap_err();
+        assert!(error.to_string().contains("cannot create the directory"), "{error}");
+    }
+}

@@ -1,0 +1,249 @@
+//! Starting a recording, and what its owner holds while it runs.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::runtime::Runtime;
+use tokio::sync::{mpsc, watch};
+use tracing::Instrument;
+
+use crate::config::Config;
+
+use super::manifest::OutputEntry;
+use super::outcome::{Outcome, Reason, StopReason};
+use super::session;
+
+/// Starts recordings.
+#[derive(Debug)]
+pub struct Recorder;
+
+impl Recorder {
+    /// Starts a recording and returns at once; whatever goes wrong is told by the handle.
+    ///
+    /// The recording runs on callreel's own threads, never on the caller's runtime, so a busy agent does not starve it
+    /// and it does not slow the agent down. Works inside and outside of an async runtime.
+    pub fn start(config: Config) -> RecordingHandle {
+        let (stop, stops) = mpsc::unbounded_channel();
+        let (status, watched) = watch::channel(Status::starting());
+        let recording_id = config.recording_id.clone();
+        let handle = RecordingHandle { recording_id: recording_id.as_str().into(), stop, status: watched };
+        let span = tracing::info_span!("recording", id = %config.recording_id, room = %config.room);
+        match runtime() {
+            Ok(runtime) => {
+                let inner = status.clone();
+                let recording = runtime.spawn(session::run(config, stops, inner).instrument(span));
+                // A panic in one recording must end that one visibly and no other.
+                runtime.spawn(async move {
+                    if let Err(error) = recording.await {
+                        session::failed(&status, &recording_id, Reason::Internal { message: panic_message(error) });
+                    }
+                });
+            }
+            Err(error) => {
+                let reason = Reason::Internal { message: format!("no runtime: {error}") };
+                session::failed(&status, &recording_id, reason);
+            }
+        }
+        handle
+    }
+}
+
+/// A recording that was started. Dropping the handle leaves the recording running to its natural end.
+#[derive(Clone, Debug)]
+pub struct RecordingHandle {
+    recording_id: Arc<str>,
+    stop: mpsc::UnboundedSender<StopReason>,
+    status: watch::Receiver<Status>,
+}
+
+impl RecordingHandle {
+    /// The recording's id.
+    pub fn recording_id(&self) -> &str {
+        &self.recording_id
+    }
+
+    /// How it stands now.
+    pub fn status(&self) -> Status {
+        self.status.borrow().clone()
+    }
+
+    /// Asks it to finish; [`wait`](Self::wait) tells when it has. Asking twice, or after the end, does nothing.
+    pub fn stop(&self) {
+        self.stop_because(StopReason::Requested);
+    }
+
+    /// As [`stop`](Self::stop), with a reason for the manifest.
+    pub fn stop_because(&self, reason: StopReason) {
+        // A recording that has ended no longer listens, and needs not.
+        let _ = self.stop.send(reason);
+    }
+
+    /// Waits until it is over and gives what became of it.
+    pub async fn wait(&self) -> RecordingResult {
+        let mut status = self.status.clone();
+        loop {
+            if let Some(result) = status.borrow_and_update().result.clone() {
+                return result;
+            }
+            if status.changed().await.is_err() {
+                return self.status().result.unwrap_or_else(|| self.vanished());
+            }
+        }
+    }
+
+    /// As [`wait`](Self::wait), for callers without an async runtime. Must not be called inside one.
+    pub fn wait_blocking(&self) -> RecordingResult {
+        match tokio::runtime::Builder::new_current_thread().build() {
+            Ok(runtime) => runtime.block_on(self.wait()),
+            Err(_) => self.vanished(),
+        }
+    }
+
+    /// Waits until the status says something new.
+    pub async fn changed(&mut self) -> Status {
+        // Closed means that the last status stands.
+        let _ = self.status.changed().await;
+        self.status.borrow_and_update().clone()
+    }
+
+    fn vanished(&self) -> RecordingResult {
+        let message = "the recording ended without a result".to_owned();
+        RecordingResult::failed(&self.recording_id, Reason::Internal { message })
+    }
+}
+
+/// Where a recording is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Joining the room.
+    Starting,
+    /// Recording.
+    Active,
+    /// Finishing the files.
+    Stopping,
+    /// Done; the result tells how it went.
+    Ready,
+    /// Done, and there is no usable recording.
+    Failed,
+}
+
+/// How a recording stands.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// Where it is in its life.
+    pub state: State,
+    /// The length of the timeline so far.
+    pub elapsed: Duration,
+    /// Participants in the room now.
+    pub participants: usize,
+    /// The loudest sample since the last status, in dBFS.
+    pub peak_dbfs: f32,
+    /// Bytes written, all files together.
+    pub bytes: u64,
+    /// What happened so far that will keep it from being complete.
+    pub reasons: Vec<Reason>,
+    /// The end, once there is one.
+    pub result: Option<RecordingResult>,
+}
+
+impl Status {
+    pub(super) fn starting() -> Self {
+        Self {
+            state: State::Starting,
+            elapsed: Duration::ZERO,
+            participants: 0,
+            peak_dbfs: f32::NEG_INFINITY,
+            bytes: 0,
+            reasons: Vec::new(),
+            result: None,
+        }
+    }
+}
+
+/// What became of a recording; the last line of `callreel record` is this as JSON.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RecordingResult {
+    /// The recording's id.
+    pub recording_id: String,
+    /// `ready` or `failed`.
+    pub status: State,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// What keeps it from being complete.
+    pub reasons: Vec<Reason>,
+    /// Why it stopped; none if it never began.
+    pub stopped_by: Option<StopReason>,
+    /// The files.
+    pub outputs: Vec<OutputResult>,
+    /// Where the manifest is; none if there is none.
+    pub manifest: Option<String>,
+}
+
+impl RecordingResult {
+    pub(super) fn failed(recording_id: &str, reason: Reason) -> Self {
+        Self {
+            recording_id: recording_id.to_owned(),
+            status: State::Failed,
+            outcome: Outcome::Failed,
+            reasons: vec![reason],
+            stopped_by: None,
+            outputs: Vec::new(),
+            manifest: None,
+        }
+    }
+}
+
+/// One file of a result.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OutputResult {
+    /// What is in it: `mix`.
+    pub kind: String,
+    /// Where it is.
+    pub location: String,
+    /// How long it plays.
+    pub duration_seconds: f64,
+    /// Its size.
+    pub bytes: u64,
+    /// SHA-256 of its bytes, in hexadecimal.
+    pub sha256: String,
+}
+
+impl OutputResult {
+    pub(super) fn new(entry: &OutputEntry, location: String) -> Self {
+        Self {
+            kind: entry.kind.clone(),
+            location,
+            duration_seconds: entry.duration_seconds,
+            bytes: entry.bytes,
+            sha256: entry.sha256.clone(),
+        }
+    }
+}
+
+/// The runtime all recordings of this process share.
+fn runtime() -> Result<&'static Runtime, String> {
+    static RUNTIME: OnceLock<Result<Runtime, String>> = OnceLock::new();
+    RUNTIME
+        .get_or_init(|| {
+            tokio::runtime::Builder::new_multi_thread()
+                .thread_name("callreel")
+                .enable_all()
+                .build()
+                .map_err(|error| error.to_string())
+        })
+        .as_ref()
+        .map_err(Clone::clone)
+}
+
+fn panic_message(error: tokio::task::JoinError) -> String {
+    match error.try_into_panic() {
+        Ok(panic) => panic
+            .downcast_ref::<&str>()
+            .map(|text| (*text).to_owned())
+            .or_else(|| panic.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "panicked".to_owned()),
+        Err(error) => error.to_string(),
+    }
+}

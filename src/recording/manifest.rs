@@ -1,0 +1,173 @@
+//! The manifest: everything that is known of a recording, as one JSON document beside its files.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use crate::call::{Codec, ParticipantKind};
+use crate::capture::TrackLedger;
+use crate::room::{RoomInfo, Transport};
+use crate::time::{MediaTime, SampleCount};
+
+use super::outcome::{Outcome, Reason, StopReason};
+
+/// The version of the manifest's form; it changes when a reader of the old form would misread the new one.
+pub const MANIFEST_VERSION: u32 = 1;
+
+/// One recording, told whole. All `*_sample` values are samples at 48 kHz since sample 0.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Manifest {
+    /// [`MANIFEST_VERSION`].
+    pub version: u32,
+    /// The recording's id.
+    pub recording_id: String,
+    /// The room.
+    pub room: RoomInfo,
+    /// The wall time of sample 0 (the JoinResponse), UTC.
+    #[serde(with = "time::serde::rfc3339")]
+    pub started_at: OffsetDateTime,
+    /// The wall time of the recording's end, UTC.
+    #[serde(with = "time::serde::rfc3339")]
+    pub ended_at: OffsetDateTime,
+    /// The length of the timeline.
+    pub samples: SampleCount,
+    /// The same in seconds.
+    pub duration_seconds: f64,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// What keeps it from being complete.
+    pub reasons: Vec<Reason>,
+    /// Why it stopped.
+    pub stopped_by: StopReason,
+    /// The files.
+    pub outputs: Vec<OutputEntry>,
+    /// Everybody who was there, a session each.
+    pub participants: Vec<ParticipantEntry>,
+    /// Every publication of every track.
+    pub tracks: Vec<TrackEntry>,
+    /// When media began, broke and came back.
+    pub media: Vec<MediaEntry>,
+    /// What made it.
+    pub versions: Versions,
+}
+
+/// One file of a recording.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct OutputEntry {
+    /// What is in it.
+    pub kind: String,
+    /// Its name, relative to the manifest.
+    pub file: String,
+    /// The container: `ogg`.
+    pub format: String,
+    /// How long it plays.
+    pub duration_seconds: f64,
+    /// Its size.
+    pub bytes: u64,
+    /// SHA-256 of its bytes, in hexadecimal.
+    pub sha256: String,
+}
+
+/// What part somebody has in a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// The telephone leg.
+    Caller,
+    /// The voice agent.
+    Agent,
+    /// Anybody else.
+    Participant,
+}
+
+impl From<ParticipantKind> for Role {
+    fn from(kind: ParticipantKind) -> Self {
+        match kind {
+            ParticipantKind::Sip => Self::Caller,
+            ParticipantKind::Agent => Self::Agent,
+            ParticipantKind::Standard
+            | ParticipantKind::Ingress
+            | ParticipantKind::Egress
+            | ParticipantKind::Connector => Self::Participant,
+        }
+    }
+}
+
+/// One participant's session.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ParticipantEntry {
+    /// The server's id of the session.
+    pub sid: String,
+    /// Who.
+    pub identity: String,
+    /// The name shown to people; for a telephone leg without one, its number.
+    pub name: String,
+    /// LiveKit's kind.
+    pub kind: ParticipantKind,
+    /// The part in the call.
+    pub role: Role,
+    /// Attributes, as they were last.
+    pub attributes: BTreeMap<String, String>,
+    /// When the session began, or sample 0 for those already there.
+    pub joined_sample: MediaTime,
+    /// When it ended; none for those who were still there.
+    pub left_sample: Option<MediaTime>,
+    /// The server's word for why it ended.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub left_reason: String,
+}
+
+/// One publication of a track.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TrackEntry {
+    /// The server's id.
+    pub sid: String,
+    /// Whose session.
+    pub participant_sid: String,
+    /// Who.
+    pub identity: String,
+    /// The publisher's name for it.
+    pub name: String,
+    /// Where the sound came from.
+    pub source: String,
+    /// The codec.
+    pub codec: Codec,
+    /// When it was published, or sample 0.
+    pub published_sample: MediaTime,
+    /// When it was unpublished, or the end.
+    pub unpublished_sample: MediaTime,
+    /// How each sample of that span was settled.
+    pub ledger: TrackLedger,
+}
+
+/// A change of the media connection.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MediaEntry {
+    /// When.
+    pub sample: MediaTime,
+    /// How media arrives from then on; none while it does not.
+    pub transport: Option<Transport>,
+}
+
+/// What made the recording.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Versions {
+    /// callreel.
+    pub callreel: String,
+    /// libopus.
+    pub libopus: String,
+    /// The LiveKit server.
+    pub livekit_server: String,
+}
+
+impl Manifest {
+    /// Whether every ledger covers its track's span exactly; the message names the track that does not.
+    pub fn check(&self) -> Result<(), String> {
+        for track in &self.tracks {
+            let span = track.unpublished_sample.since(track.published_sample);
+            track.ledger.check(track.published_sample, span).map_err(|why| format!("track {}: {why}", track.sid))?;
+        }
+        Ok(())
+    }
+}

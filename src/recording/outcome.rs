@@ -1,0 +1,199 @@
+//! How a recording ended, as one type that the manifest, the result line, the exit code and the handle share.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// What became of a recording.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Everything the room delivered is in the file.
+    Complete,
+    /// There is a recording, and it lacks something; the reasons say what.
+    Degraded,
+    /// Nobody was there to be heard.
+    Empty,
+    /// There is no recording, or only its beginning.
+    Failed,
+}
+
+impl Outcome {
+    /// The exit code of a process that recorded one call. Bad usage is 2, as is usual for command lines.
+    pub const fn exit_code(self) -> u8 {
+        match self {
+            Self::Complete => 0,
+            Self::Failed => 1,
+            Self::Degraded => 3,
+            Self::Empty => 4,
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Complete => "complete",
+            Self::Degraded => "degraded",
+            Self::Empty => "empty",
+            Self::Failed => "failed",
+        })
+    }
+}
+
+/// Something that keeps a recording from being complete.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "reason", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Reason {
+    /// Audio of a track never arrived.
+    LostAudio {
+        /// Whose.
+        participant: String,
+        /// The server's id of the track.
+        track: String,
+        /// How much, in seconds.
+        seconds: f64,
+    },
+    /// The recorder was not there for a while.
+    RecorderDown {
+        /// How long, in seconds, summed over tracks.
+        seconds: f64,
+    },
+    /// The server would not hand over a track.
+    SubscriptionFailed {
+        /// The server's id of the track.
+        track: String,
+        /// The server's words.
+        message: String,
+    },
+    /// A track could not be decoded, in whole or in part.
+    Undecodable {
+        /// The server's id of the track.
+        track: String,
+        /// Packets that the decoder refused.
+        packets: u64,
+    },
+    /// The room could not be joined.
+    Join {
+        /// What went wrong.
+        message: String,
+    },
+    /// The connection to the room was lost for good before the call ended.
+    ConnectionLost {
+        /// What went wrong.
+        message: String,
+    },
+    /// Somebody removed the recorder from the room.
+    Removed {
+        /// The server's word for it.
+        message: String,
+    },
+    /// The recording could not be written.
+    Storage {
+        /// What went wrong.
+        message: String,
+    },
+    /// The recorder itself is at fault.
+    Internal {
+        /// What went wrong.
+        message: String,
+    },
+}
+
+impl Reason {
+    /// Whether this ended the recording before the call did.
+    pub fn is_fatal(&self) -> bool {
+        match self {
+            Self::Join { .. }
+            | Self::ConnectionLost { .. }
+            | Self::Removed { .. }
+            | Self::Storage { .. }
+            | Self::Internal { .. } => true,
+            Self::LostAudio { .. }
+            | Self::RecorderDown { .. }
+            | Self::SubscriptionFailed { .. }
+            | Self::Undecodable { .. } => false,
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::LostAudio { participant, track, seconds } => {
+                write!(f, "{seconds:.3} s of {participant} ({track}) never arrived")
+            }
+            Self::RecorderDown { seconds } => write!(f, "the recorder was not there for {seconds:.3} s"),
+            Self::SubscriptionFailed { track, message } => write!(f, "no subscription to {track}: {message}"),
+            Self::Undecodable { track, packets } => write!(f, "{packets} packets of {track} could not be decoded"),
+            Self::Join { message } => write!(f, "cannot join: {message}"),
+            Self::ConnectionLost { message } => write!(f, "connection lost: {message}"),
+            Self::Removed { message } => write!(f, "removed from the room: {message}"),
+            Self::Storage { message } => write!(f, "cannot write the recording: {message}"),
+            Self::Internal { message } => write!(f, "internal fault: {message}"),
+        }
+    }
+}
+
+/// Why the recorder stopped, whatever the outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StopReason {
+    /// It was told to.
+    Requested,
+    /// The process was told to end.
+    Signal,
+    /// The server closed or deleted the room.
+    RoomClosed,
+    /// The last participant who keeps a call alive had left.
+    Departed,
+    /// The caller had left.
+    CallerLeft,
+    /// The longest allowed duration was reached.
+    MaxDuration,
+    /// A fault ended it; the reasons say which.
+    Fault,
+}
+
+/// The outcome that these findings add up to. `heard` says whether any packet of anybody was recorded.
+pub fn judge(heard: bool, reasons: &[Reason]) -> Outcome {
+    if reasons.iter().any(Reason::is_fatal) {
+        return Outcome::Failed;
+    }
+    if !heard {
+        return Outcome::Empty;
+    }
+    if reasons.is_empty() { Outcome::Complete } else { Outcome::Degraded }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn losses_degrade_and_faults_fail() {
+        let lost = Reason::LostAudio { participant: "a".into(), track: "TR_a".into(), seconds: 0.5 };
+        let full = Reason::Storage { message: "disk full".into() };
+        assert_eq!(judge(true, &[]), Outcome::Complete);
+        assert_eq!(judge(false, &[]), Outcome::Empty);
+        assert_eq!(judge(true, std::slice::from_ref(&lost)), Outcome::Degraded);
+        assert_eq!(judge(true, &[lost, full]), Outcome::Failed);
+    }
+
+    #[test]
+    fn each_outcome_has_its_own_exit_code_and_none_is_bad_usage() {
+        let all = [Outcome::Complete, Outcome::Degraded, Outcome::Empty, Outcome::Failed];
+        let mut codes: Vec<u8> = all.iter().map(|o| o.exit_code()).collect();
+        codes.sort_unstable();
+        codes.dedup();
+        assert_eq!(codes.len(), all.len());
+        assert!(!codes.contains(&2));
+    }
+
+    #[test]
+    fn a_reason_reads_as_json_with_its_name() {
+        let json = serde_json::to_value(Reason::RecorderDown { seconds: 1.5 }).unwrap();
+        assert_eq!(json, serde_json::json!({"reason": "recorder_down", "seconds": 1.5}));
+    }
+}

@@ -1,0 +1,197 @@
+//! The roll of a call: who was there when, with which tracks, and how media came. It becomes the manifest's lists.
+
+use std::collections::BTreeMap;
+
+use crate::call::{Participant, ParticipantKind, Track, TrackKey};
+use crate::room::{MediaState, RoomEvent};
+use crate::time::{ClockTime, MediaTime};
+
+use super::manifest::{MediaEntry, ParticipantEntry, Role};
+use super::outcome::Reason;
+
+/// The attribute in which LiveKit's SIP bridge tells the other end's number.
+const SIP_NUMBER: &str = "sip.phoneNumber";
+
+/// Who was there, in the order in which they came.
+#[derive(Debug, Default)]
+pub struct Roll {
+    participants: Vec<ParticipantEntry>,
+    tracks: Vec<RolledTrack>,
+    by_key: BTreeMap<TrackKey, usize>,
+    media: Vec<MediaEntry>,
+    refused: Vec<Reason>,
+}
+
+/// A track as it was published, and whose it is.
+#[derive(Debug)]
+pub struct RolledTrack {
+    /// The track as it was announced.
+    pub track: Track,
+    /// The publisher's session.
+    pub participant_sid: String,
+    /// Who publishes it.
+    pub identity: String,
+    /// What kind of participant that is.
+    pub kind: ParticipantKind,
+}
+
+impl Roll {
+    /// Takes note of an event that happened at `at`.
+    pub fn note(&mut self, event: &RoomEvent, at: ClockTime) {
+        let at = MediaTime::from(at).max(MediaTime::ZERO);
+        match event {
+            RoomEvent::ParticipantJoined { participant, .. } => self.participants.push(entry(participant, at)),
+            RoomEvent::ParticipantUpdated { participant, .. } => {
+                if let Some(known) = self.participants.iter_mut().rfind(|known| known.sid == participant.sid) {
+                    let joined = known.joined_sample;
+                    *known = entry(participant, joined);
+                }
+            }
+            RoomEvent::ParticipantLeft { sid, reason, .. } => {
+                if let Some(known) = self.participants.iter_mut().rfind(|known| known.sid == *sid) {
+                    known.left_sample = Some(at);
+                    known.left_reason.clone_from(reason);
+                }
+            }
+            RoomEvent::TrackPublished { participant_sid, track, .. } => self.published(participant_sid, track),
+            RoomEvent::SubscriptionFailed { track, reason, .. } => {
+                if let Some(&index) = self.by_key.get(track) {
+                    let track = self.tracks[index].track.sid.clone();
+                    self.refused.push(Reason::SubscriptionFailed { track, message: reason.clone() });
+                }
+            }
+            RoomEvent::Media { state, .. } => {
+                let transport = match state {
+                    MediaState::Connected(transport) => Some(*transport),
+                    MediaState::Interrupted => None,
+                };
+                self.media.push(MediaEntry { sample: at, transport });
+            }
+            RoomEvent::Joined { .. }
+            | RoomEvent::TrackMuted { .. }
+            | RoomEvent::TrackUnpublished { .. }
+            | RoomEvent::Rtp(_)
+            | RoomEvent::SenderReport { .. }
+            | RoomEvent::RoomUpdated { .. }
+            | RoomEvent::Overrun { .. }
+            | RoomEvent::Closed { .. } => {}
+        }
+    }
+
+    /// The track with this key.
+    pub fn track(&self, key: TrackKey) -> Option<&RolledTrack> {
+        self.by_key.get(&key).map(|&index| &self.tracks[index])
+    }
+
+    /// Every track there was, in the order of publishing.
+    pub fn tracks(&self) -> &[RolledTrack] {
+        &self.tracks
+    }
+
+    /// Everybody who was there.
+    pub fn participants(&self) -> &[ParticipantEntry] {
+        &self.participants
+    }
+
+    /// How media came and went.
+    pub fn media(&self) -> &[MediaEntry] {
+        &self.media
+    }
+
+    /// Tracks that the server refused.
+    pub fn refused(&self) -> &[Reason] {
+        &self.refused
+    }
+
+    fn published(&mut self, participant_sid: &str, track: &Track) {
+        let owner = self.participants.iter().rfind(|known| known.sid == participant_sid);
+        let (identity, kind) = owner.map_or_else(Default::default, |owner| (owner.identity.clone(), owner.kind));
+        self.by_key.insert(track.key, self.tracks.len());
+        self.tracks.push(RolledTrack {
+            track: track.clone(),
+            participant_sid: participant_sid.to_owned(),
+            identity,
+            kind,
+        });
+    }
+}
+
+fn entry(participant: &Participant, joined: MediaTime) -> ParticipantEntry {
+    let number = participant.attributes.get(SIP_NUMBER).filter(|_| participant.kind == ParticipantKind::Sip);
+    let name = match number {
+        Some(number) if participant.name.is_empty() => number.clone(),
+        _ => participant.name.clone(),
+    };
+    ParticipantEntry {
+        sid: participant.sid.clone(),
+        identity: participant.identity.clone(),
+        name,
+        kind: participant.kind,
+        role: Role::from(participant.kind),
+        attributes: participant.attributes.clone(),
+        joined_sample: joined,
+        left_sample: None,
+        left_reason: String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::call::Codec;
+    use std::time::Instant;
+
+    fn now() -> Instant {
+        crate::clock::now()
+    }
+
+    fn caller(status: &str) -> Participant {
+        Participant {
+            sid: "PA_1".into(),
+            identity: "sip_1".into(),
+            kind: ParticipantKind::Sip,
+            attributes: [
+                (SIP_NUMBER.to_owned(), "+4930123".to_owned()),
+                ("sip.callStatus".to_owned(), status.to_owned()),
+            ]
+            .into(),
+            ..Participant::default()
+        }
+    }
+
+    #[test]
+    fn a_telephone_leg_is_the_caller_and_is_named_by_its_number() {
+        let mut roll = Roll::default();
+        let joined = RoomEvent::ParticipantJoined { participant: caller("ringing"), at: now() };
+        roll.note(&joined, ClockTime::from_millis(1000));
+        let updated = RoomEvent::ParticipantUpdated { participant: caller("active"), at: now() };
+        roll.note(&updated, ClockTime::from_millis(3000));
+        let left =
+            RoomEvent::ParticipantLeft { sid: "PA_1".into(), reason: "client_initiated".into(), at: now() };
+        roll.note(&left, ClockTime::from_millis(9000));
+        let [entry] = roll.participants() else { panic!("one participant") };
+        assert_eq!((entry.role, entry.name.as_str()), (Role::Caller, "+4930123"));
+        assert_eq!(entry.attributes["sip.callStatus"], "active");
+        assert_eq!((entry.joined_sample, entry.left_sample), (MediaTime(48_000), Some(MediaTime(432_000))));
+    }
+
+    #[test]
+    fn a_track_belongs_to_the_session_that_published_it() {
+        let mut roll = Roll::default();
+        roll.note(&RoomEvent::ParticipantJoined { participant: caller("active"), at: now() }, ClockTime::ZERO);
+        let track = Track {
+            key: TrackKey(7),
+            sid: "TR_7".into(),
+            name: String::new(),
+            source: "microphone".into(),
+            codec: Codec::Opus,
+            stereo: false,
+            encrypted: false,
+            muted: false,
+        };
+        let published = RoomEvent::TrackPublished { participant_sid: "PA_1".into(), track, at: now() };
+        roll.note(&published, ClockTime::from_millis(20));
+        let rolled = roll.track(TrackKey(7)).unwrap();
+        assert_eq!((rolled.identity.as_str(), rolled.kind), ("sip_1", ParticipantKind::Sip));
+    }
+}

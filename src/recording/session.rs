@@ -1,0 +1,474 @@
+//! The loop of one call: room events, commands and time in; status, files and a result out.
+
+use std::fs;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::MissedTickBehavior;
+
+use crate::capture::TrackSpec;
+use crate::clock::{self, RecordingClock};
+use crate::config::{Config, NameValues};
+use crate::room::{CloseReason, Room, RoomConfig, RoomEvent, RoomEvents, RoomInfo};
+use crate::time::{ClockTime, SampleCount};
+
+use super::files::{FileError, FileId, RecordingFiles};
+use super::handle::{OutputResult, RecordingResult, State, Status};
+use super::manifest::{MANIFEST_VERSION, Manifest, OutputEntry, TrackEntry, Versions};
+use super::outcome::{Outcome, Reason, StopReason, judge};
+use super::pipeline::{Finished, Pipeline, PipelineError};
+use super::presence::Presence;
+use super::roll::Roll;
+
+/// How often settled audio is fetched, mixed and written. A recorder is in no hurry, and fewer wake-ups cost less.
+const TICK: Duration = Duration::from_millis(100);
+
+/// How long retransmissions under way are waited for once the recording is told to stop: a few round trips.
+const STOP_WAIT: Duration = Duration::from_millis(300);
+
+/// Lost audio of one track up to which a recording still counts as complete, in seconds: less than a syllable.
+const LOSS_TOLERATED: f64 = 0.1;
+
+/// The ending of the mix.
+const EXT: &str = "ogg";
+
+/// Records one call and leaves its result in `status`.
+pub(super) async fn run(
+    config: Config,
+    mut stops: mpsc::UnboundedReceiver<StopReason>,
+    status: watch::Sender<Status>,
+) {
+    let result = match join(&config, &mut stops).await {
+        Ok(Joined::Recording(session)) => session.record(stops, &status).await,
+        Ok(Joined::NotAnyMore(reason)) => stopped_early(&config, reason),
+        Err(reason) => RecordingResult::failed(&config.recording_id, reason),
+    };
+    publish(&status, result);
+}
+
+/// Ends a recording that never got as far as a result of its own.
+pub(super) fn failed(status: &watch::Sender<Status>, recording_id: &str, reason: Reason) {
+    publish(status, RecordingResult::failed(recording_id, reason));
+}
+
+fn publish(status: &watch::Sender<Status>, result: RecordingResult) {
+    match result.outcome {
+        Outcome::Complete | Outcome::Empty => tracing::info!(outcome = %result.outcome, "recording stopped"),
+        Outcome::Degraded => tracing::warn!(reasons = ?result.reasons, "recording stopped; it lacks something"),
+        Outcome::Failed => tracing::error!(reasons = ?result.reasons, "recording failed"),
+    }
+    status.send_modify(|status| {
+        status.state = result.status;
+        status.reasons.clone_from(&result.reasons);
+        status.result = Some(result);
+    });
+}
+
+enum Joined {
+    Recording(Box<Session>),
+    NotAnyMore(StopReason),
+}
+
+async fn join(config: &Config, stops: &mut mpsc::UnboundedReceiver<StopReason>) -> Result<Joined, Reason> {
+    config.validate().map_err(|error| Reason::Join { message: error.to_string() })?;
+    // A directory that cannot be written is better known before the call than after it.
+    fs::create_dir_all(&config.out).map_err(|error| Reason::Storage {
+        message: format!("cannot create the directory {}: {error}", config.out.display()),
+    })?;
+    tracing::info!(url = %config.url, identity = %config.identity(), "joining");
+    let connected = tokio::select! {
+        connected = Room::connect(room_config(config)) => connected,
+        Some(reason) = stops.recv() => return Ok(Joined::NotAnyMore(reason)),
+    };
+    let (room, events) = connected.map_err(|error| Reason::Join { message: error.to_string() })?;
+    Session::begin(config.clone(), room, events).await.map(|session| Joined::Recording(Box::new(session)))
+}
+
+fn room_config(config: &Config) -> RoomConfig {
+    let mut room = RoomConfig::new(&config.url, config.credentials.clone())
+        .identity(config.identity())
+        .display_name("callreel")
+        .transport(config.transport);
+    if !config.room.is_empty() {
+        room = room.room(&config.room);
+    }
+    #[cfg(feature = "testkit")]
+    if let Some(impairment) = &config.impairment {
+        room = room.impairment(impairment.clone());
+    }
+    room
+}
+
+fn stopped_early(config: &Config, reason: StopReason) -> RecordingResult {
+    RecordingResult {
+        recording_id: config.recording_id.clone(),
+        status: State::Ready,
+        outcome: Outcome::Empty,
+        reasons: Vec::new(),
+        stopped_by: Some(reason),
+        outputs: Vec::new(),
+        manifest: None,
+    }
+}
+
+struct Session {
+    config: Config,
+    room: Option<Room>,
+    events: RoomEvents,
+    room_info: RoomInfo,
+    clock: RecordingClock,
+    presence: Presence,
+    roll: Roll,
+    pipeline: Pipeline,
+    files: RecordingFiles,
+    mix: FileId,
+    faults: mpsc::UnboundedReceiver<FileError>,
+    reasons: Vec<Reason>,
+    heard: bool,
+    bytes: u64,
+}
+
+/// What the loop ended with.
+struct End {
+    reason: StopReason,
+    at: ClockTime,
+    room_is_gone: bool,
+}
+
+impl Session {
+    async fn begin(config: Config, room: Room, mut events: RoomEvents) -> Result<Self, Reason> {
+        let Some(RoomEvent::Joined { room: room_info, at, .. }) = events.recv().await else {
+            return Err(Reason::Join { message: "the room engine ended before it had joined".into() });
+        };
+        let wall = clock::wall() - clock::now().saturating_duration_since(at);
+        let clock = RecordingClock::new(at, wall);
+        let name = config.name.render(&NameValues {
+            room_name: &room_info.name,
+            room_id: &room_info.sid,
+            time: wall,
+            recording_id: &config.recording_id,
+            job_id: config.job_id.as_deref().unwrap_or(&config.recording_id),
+            participant: "",
+            track: "",
+            ext: EXT,
+        });
+        let (fault, faults) = mpsc::unbounded_channel();
+        let mut files = RecordingFiles::reserve(&config.out, &name, fault)
+            .map_err(|error| Reason::Storage { message: error.to_string() })?;
+        let pipeline = Pipeline::new(&config, fastrand::u32(..)).map_err(|error| Reason::Internal { message: error.to_string() })?;
+        let (mix, path) = files.create(&format!(".{EXT}"));
+        tracing::info!(room_sid = %room_info.sid, file = %path.display(), "recording started");
+        Ok(Self {
+            presence: Presence::new(config.stop),
+            config,
+            room: Some(room),
+            events,
+            room_info,
+            clock,
+            roll: Roll::default(),
+            pipeline,
+            files,
+            mix,
+            faults,
+            reasons: Vec::new(),
+            heard: false,
+            bytes: 0,
+        })
+    }
+
+    async fn record(
+        mut self,
+        mut stops: mpsc::UnboundedReceiver<StopReason>,
+        status: &watch::Sender<Status>,
+    ) -> RecordingResult {
+        status.send_modify(|status| status.state = State::Active);
+        let end = self.run_until_over(&mut stops, status).await;
+        status.send_modify(|status| status.state = State::Stopping);
+        tracing::info!(reason = ?end.reason, "stopping");
+        if !end.room_is_gone {
+            self.await_retransmissions(end.at).await;
+            if let Some(room) = self.room.take() {
+                room.close().await;
+            }
+        }
+        self.finish(&end).await
+    }
+
+    async fn run_until_over(
+        &mut self,
+        stops: &mut mpsc::UnboundedReceiver<StopReason>,
+        status: &watch::Sender<Status>,
+    ) -> End {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                Some(reason) = stops.recv() => {
+                    return End { reason, at: self.clock.now(), room_is_gone: false };
+                }
+                Some(fault) = self.faults.recv() => {
+                    self.reasons.push(Reason::Storage { message: fault.to_string() });
+                    return End { reason: StopReason::Fault, at: self.clock.now(), room_is_gone: false };
+                }
+                event = self.events.recv() => {
+                    if let Some(end) = self.take(event) {
+                        return end;
+                    }
+                }
+                _ = tick.tick() => {
+                    let now = self.clock.now();
+                    if let Err(error) = self.advance(now, status) {
+                        self.reasons.push(Reason::Internal { message: error.to_string() });
+                        return End { reason: StopReason::Fault, at: now, room_is_gone: false };
+                    }
+                    if let Some(reason) = self.presence.due(now) {
+                        return End { reason, at: now, room_is_gone: false };
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes one event; gives the end if that was it.
+    fn take(&mut self, event: Option<RoomEvent>) -> Option<End> {
+        let Some(event) = event else {
+            self.reasons.push(Reason::Internal { message: "the room engine ended without a word".into() });
+            return Some(End { reason: StopReason::Fault, at: self.clock.now(), room_is_gone: true });
+        };
+        if let RoomEvent::Rtp(packet) = event {
+            self.heard = true;
+            self.pipeline.packet(&packet, self.clock.at(packet.arrival));
+            return None;
+        }
+        let at = self.clock.at(event.at()).max(ClockTime::ZERO);
+        self.roll.note(&event, at);
+        match &event {
+            RoomEvent::ParticipantJoined { participant, .. } => {
+                tracing::info!(sid = %participant.sid, kind = ?participant.kind, "participant joined");
+                self.presence.joined(participant);
+            }
+            RoomEvent::ParticipantLeft { sid, reason, .. } => {
+                tracing::info!(%sid, %reason, "participant left");
+                self.presence.left(sid, at);
+            }
+            RoomEvent::TrackPublished { track, .. } => {
+                let Some(rolled) = self.roll.track(track.key) else { return None };
+                let spec = TrackSpec { kind: rolled.kind, codec: track.codec, muted: track.muted };
+                tracing::info!(track = %track.sid, source = %track.source, "track published");
+                self.pipeline.published(track.key, spec, at);
+            }
+            RoomEvent::TrackMuted { track, muted, .. } => self.pipeline.muted(*track, *muted, at),
+            RoomEvent::TrackUnpublished { track, .. } => self.pipeline.unpublished(*track, at),
+            RoomEvent::SenderReport { track, ntp, rtp, .. } => self.pipeline.sender_report(*track, *ntp, *rtp, at),
+            RoomEvent::Media { state, .. } => {
+                tracing::info!(?state, "media");
+                self.pipeline.media(*state, at);
+            }
+            RoomEvent::RoomUpdated { room, .. } => self.room_info = room.clone(),
+            RoomEvent::Overrun { dropped, .. } => {
+                tracing::error!(dropped, "the recorder was too slow and threw packets away");
+            }
+            RoomEvent::SubscriptionFailed { reason, .. } => tracing::warn!(%reason, "subscription failed"),
+            RoomEvent::Closed { reason, .. } => return Some(self.closed(reason, at)),
+            RoomEvent::Joined { .. } | RoomEvent::ParticipantUpdated { .. } | RoomEvent::Rtp(_) => {}
+        }
+        None
+    }
+
+    fn closed(&mut self, reason: &CloseReason, at: ClockTime) -> End {
+        let reason = match reason {
+            CloseReason::Requested => StopReason::Requested,
+            CloseReason::RoomClosed => StopReason::RoomClosed,
+            CloseReason::Removed(message) => {
+                self.reasons.push(Reason::Removed { message: message.clone() });
+                StopReason::Fault
+            }
+            CloseReason::Lost(message) => {
+                self.reasons.push(Reason::ConnectionLost { message: message.clone() });
+                StopReason::Fault
+            }
+        };
+        End { reason, at, room_is_gone: true }
+    }
+
+    fn advance(&mut self, now: ClockTime, status: &watch::Sender<Status>) -> Result<(), PipelineError> {
+        self.pipeline.advance(now, self.presence.alone_since())?;
+        let bytes = self.pipeline.take_bytes();
+        self.bytes += bytes.len() as u64;
+        self.files.append(self.mix, bytes);
+        let peak_dbfs = self.pipeline.take_peak_dbfs();
+        status.send_modify(|status| {
+            status.elapsed = now.since(ClockTime::ZERO);
+            status.participants = self.presence.count();
+            status.peak_dbfs = peak_dbfs;
+            status.bytes = self.bytes;
+        });
+        Ok(())
+    }
+
+    /// Lets retransmissions that are under way come in; what arrived after the end is not part of the recording.
+    async fn await_retransmissions(&mut self, end: ClockTime) {
+        let deadline = tokio::time::sleep(STOP_WAIT);
+        tokio::pin!(deadline);
+        while self.pipeline.is_waiting_for_retransmissions() {
+            tokio::select! {
+                () = &mut deadline => break,
+                event = self.events.recv() => match event {
+                    Some(RoomEvent::Rtp(packet)) => self.pipeline.packet(&packet, self.clock.at(packet.arrival)),
+                    Some(RoomEvent::Closed { .. }) | None => break,
+                    Some(_) => {}
+                },
+            }
+        }
+        tracing::debug!(waited = ?self.clock.now().since(end), "drained");
+    }
+
+    async fn finish(mut self, end: &End) -> RecordingResult {
+        let finished = self.pipeline.finish(end.at, self.presence.alone_since());
+        if let Some(fault) = &finished.fault {
+            self.reasons.push(Reason::Internal { message: fault.to_string() });
+        }
+        let file = self.files.finish(self.mix, finished.bytes.clone()).await;
+        // What the disk refused shows as a fault and again as the answer of the finish: once is enough.
+        while let Ok(fault) = self.faults.try_recv() {
+            self.note_storage_fault(fault.to_string());
+        }
+        let base = self.files.manifest_path();
+        let mut outputs = Vec::new();
+        let mut results = Vec::new();
+        match file {
+            Ok(file) => {
+                let entry = OutputEntry {
+                    kind: "mix".into(),
+                    file: file.path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+                    format: EXT.into(),
+                    duration_seconds: finished.samples.as_secs_f64(),
+                    bytes: file.bytes,
+                    sha256: file.sha256,
+                };
+                results.push(OutputResult::new(&entry, file.path.display().to_string()));
+                outputs.push(entry);
+            }
+            Err(error) => self.note_storage_fault(error.to_string()),
+        }
+        self.reasons.extend(self.roll.refused().iter().cloned());
+        self.reasons.extend(losses(&self.roll, &finished));
+        let outcome = judge(self.heard, &self.reasons);
+        let manifest = self.manifest(end, &finished, outcome, outputs);
+        if let Err(why) = manifest.check() {
+            tracing::error!(%why, "the ledger does not add up");
+            self.reasons.push(Reason::Internal { message: format!("the ledger does not add up: {why}") });
+        }
+        let json = serde_json::to_vec_pretty(&manifest).expect("plain data becomes JSON");
+        let written = self.files.write_manifest(json).await;
+        if let Err(error) = &written {
+            self.note_storage_fault(error.to_string());
+        }
+        let outcome = judge(self.heard, &self.reasons);
+        RecordingResult {
+            recording_id: self.config.recording_id.clone(),
+            status: if outcome == Outcome::Failed { State::Failed } else { State::Ready },
+            outcome,
+            reasons: self.reasons.clone(),
+            stopped_by: Some(end.reason),
+            outputs: results,
+            manifest: written.is_ok().then(|| base.display().to_string()),
+        }
+    }
+
+    fn note_storage_fault(&mut self, message: String) {
+        if !self.reasons.iter().any(|known| matches!(known, Reason::Storage { .. })) {
+            self.reasons.push(Reason::Storage { message });
+        }
+    }
+
+    fn manifest(&self, end: &End, finished: &Finished, outcome: Outcome, outputs: Vec<OutputEntry>) -> Manifest {
+        let tracks = self
+            .roll
+            .tracks()
+            .iter()
+            .filter_map(|rolled| {
+                let ledger = finished.ledgers.get(&rolled.track.key)?.clone();
+                Some(TrackEntry {
+                    sid: rolled.track.sid.clone(),
+                    participant_sid: rolled.participant_sid.clone(),
+                    identity: rolled.identity.clone(),
+                    name: rolled.track.name.clone(),
+                    source: rolled.track.source.clone(),
+                    codec: rolled.track.codec,
+                    published_sample: ledger.start,
+                    unpublished_sample: ledger.end,
+                    ledger,
+                })
+            })
+            .collect();
+        Manifest {
+            version: MANIFEST_VERSION,
+            recording_id: self.config.recording_id.clone(),
+            room: self.room_info.clone(),
+            started_at: self.clock.wall_zero(),
+            ended_at: self.clock.wall_zero() + finished.samples.as_duration(),
+            samples: finished.samples,
+            duration_seconds: finished.samples.as_secs_f64(),
+            outcome,
+            reasons: self.reasons.clone(),
+            stopped_by: end.reason,
+            outputs,
+            participants: self.roll.participants().to_vec(),
+            tracks,
+            media: self.roll.media().to_vec(),
+            versions: Versions {
+                callreel: env!("CARGO_PKG_VERSION").into(),
+                libopus: opus::version().into(),
+                livekit_server: self.room_info.server_version.clone(),
+            },
+        }
+    }
+}
+
+/// What the ledgers and decoders found missing.
+fn losses(roll: &Roll, finished: &Finished) -> Vec<Reason> {
+    let mut reasons = Vec::new();
+    let mut down = 0.0;
+    for rolled in roll.tracks() {
+        let key = rolled.track.key;
+        let Some(ledger) = finished.ledgers.get(&key) else { continue };
+        let lost = SampleCount(ledger.sums.lost).as_secs_f64();
+        if lost > LOSS_TOLERATED {
+            let (participant, track) = (rolled.identity.clone(), rolled.track.sid.clone());
+            reasons.push(Reason::LostAudio { participant, track, seconds: lost });
+        }
+        down += SampleCount(ledger.sums.recorder_down).as_secs_f64();
+        let refused = finished.refused.get(&key).copied().unwrap_or(0);
+        if refused > 0 {
+            reasons.push(Reason::Undecodable { track: rolled.track.sid.clone(), packets: refused });
+        }
+    }
+    if down > 0.0 {
+        reasons.push(Reason::RecorderDown { seconds: down });
+    }
+    reasons
+}
+
+impl RoomEvent {
+    /// When this process learned of it; for a packet, when it arrived.
+    fn at(&self) -> std::time::Instant {
+        match self {
+            Self::Joined { at, .. }
+            | Self::ParticipantJoined { at, .. }
+            | Self::ParticipantUpdated { at, .. }
+            | Self::ParticipantLeft { at, .. }
+            | Self::TrackPublished { at, .. }
+            | Self::TrackMuted { at, .. }
+            | Self::TrackUnpublished { at, .. }
+            | Self::SubscriptionFailed { at, .. }
+            | Self::SenderReport { at, .. }
+            | Self::RoomUpdated { at, .. }
+            | Self::Overrun { at, .. }
+            | Self::Media { at, .. }
+            | Self::Closed { at, .. } => *at,
+            Self::Rtp(packet) => packet.arrival,
+        }
+    }
+}
+
