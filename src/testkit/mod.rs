@@ -6,6 +6,7 @@ mod error;
 pub mod g711;
 pub mod publisher;
 pub mod python;
+pub mod replay;
 pub mod server;
 
 pub use audio::Audio;
