@@ -248,6 +248,11 @@ impl Capture {
         end
     }
 
+    /// Whether the track has ended and all of it is settled.
+    pub fn is_over(&self, track: TrackKey) -> bool {
+        self.tracks.get(&track).is_none_or(Track::is_closed)
+    }
+
     /// Packets that are missing and may still be retransmitted, over all tracks.
     pub fn outstanding(&self) -> u64 {
         self.tracks.values().map(Track::outstanding).sum()
