@@ -8,6 +8,7 @@ pub mod publisher;
 pub mod python;
 pub mod replay;
 pub mod server;
+pub mod sim;
 
 pub use audio::Audio;
 pub use error::TestkitError;
