@@ -48,8 +48,7 @@ async fn a_telephone_call_rings_is_answered_and_ends_with_its_caller() {
         .attribute("sip.callStatus", "ringing");
     let caller = Publisher::join(caller).await.unwrap();
     greeting.said().await.unwrap();
-    let answered = [("sip.callStatus".to_owned(), "active".to_owned())];
-    server.rooms().set_attributes(ROOM, "sip_1", answered.into()).await.unwrap();
+    server.rooms().set_attributes(ROOM, "sip_1", &[("sip.callStatus", "active")]).await.unwrap();
     let voice = caller.publish(generate::speech(2, Duration::from_secs(2)), TrackOptions::default()).await.unwrap();
     voice.said().await.unwrap();
     caller.leave().await.unwrap();

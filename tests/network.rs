@@ -29,13 +29,39 @@ async fn record(impairment: Impairment, out: &Path) -> (RecordingResult, Manifes
     // Time enough to take the way over TCP.
     let options = TrackOptions::default().lead_in(Duration::from_secs(6));
     alice.publish(sound.clone(), options).await.unwrap().said().await.unwrap();
-    alice.leave().await.unwrap();
+    // Stopped while she is still there: after she left, the server sends nothing again.
+    recording.stop();
     let result = recording.wait().await;
     let manifest = result.manifest.as_ref().unwrap_or_else(|| panic!("{result:?}"));
     let manifest: Manifest = serde_json::from_slice(&std::fs::read(manifest).unwrap()).unwrap();
     manifest.check().unwrap();
     let heard = Audio::read(&result.outputs[0].location).unwrap();
     (result, manifest, sound, heard)
+}
+
+/// Looks for each loud fifth of a second of what was said by itself: it is there, as loud as it was said, within 3 ms of
+/// its place among the others. (Over more time the correction of clocks moves sound by a millisecond, which no
+/// correlation survives; and how alike a hiss is to itself after coding says nothing.)
+fn every_word_is_there(sound: &Audio, heard: &Audio) {
+    const PIECE: usize = 9_600;
+    const AROUND: usize = 480;
+    let place = analysis::find(sound.channel(0), heard.channel(0)).unwrap().offset as usize;
+    let mut pieces = 0;
+    for at in (0..sound.len() - PIECE).step_by(PIECE) {
+        let said = sound.slice(at..at + PIECE);
+        if analysis::level(said.channel(0)) < -30.0 {
+            continue;
+        }
+        let there = heard.slice(place + at - AROUND..place + at + PIECE + AROUND);
+        let found = analysis::find(said.channel(0), there.channel(0)).unwrap();
+        let seconds = at as f64 / 48_000.0;
+        assert!((found.offset - AROUND as i64).abs() < 3 * 48, "at {seconds} s: {found:?}");
+        let heard = there.slice(AROUND..AROUND + PIECE);
+        let louder = analysis::level(heard.channel(0)) - analysis::level(said.channel(0));
+        assert!(louder.abs() < 3.0, "at {seconds} s: {louder:.1} dB louder than said");
+        pieces += 1;
+    }
+    assert!(pieces > 15, "{pieces} pieces were loud enough to be looked for");
 }
 
 #[tokio::test]
@@ -47,11 +73,10 @@ async fn packets_lost_on_the_way_come_back() {
     let [track] = manifest.tracks.as_slice() else { panic!("one track: {:?}", manifest.tracks) };
     let (sums, counters) = (&track.ledger.sums, &track.ledger.counters);
     assert!(impairment.dropped() > 20, "{} packets were thrown away", impairment.dropped());
-    assert_eq!(sums.lost + sums.concealed + sums.recovered, 0, "{sums:?}");
+    assert_eq!(sums.lost + sums.concealed + sums.recovered, 0, "{:#?}", track.ledger);
     assert!(counters.packets_retransmitted > 20, "{counters:?}");
     assert_eq!(result.outcome, Outcome::Complete);
-    let found = analysis::find(sound.channel(0), heard.channel(0)).unwrap();
-    assert!(found.score > 0.8, "{found:?}");
+    every_word_is_there(&sound, &heard);
 }
 
 #[tokio::test]
@@ -63,6 +88,5 @@ async fn without_udp_the_call_comes_over_tcp() {
     let first = manifest.media.iter().find_map(|media| media.transport);
     assert_eq!(first, Some(Transport::Tcp), "{:?}", manifest.media);
     assert_eq!(result.outcome, Outcome::Complete, "{result:?}");
-    let found = analysis::find(sound.channel(0), heard.channel(0)).unwrap();
-    assert!(found.score > 0.8, "{found:?}");
+    every_word_is_there(&sound, &heard);
 }
