@@ -20,7 +20,8 @@ async fn refused(config: RoomConfig) -> RoomError {
 
 fn token(server: &LiveKitServer, change: impl FnOnce(AccessToken) -> AccessToken) -> Credentials {
     let grants = VideoGrants { room_join: true, room: "room".into(), ..Default::default() };
-    let token = AccessToken::with_api_key(server.api_key(), server.api_secret()).with_identity("ann").with_grants(grants);
+    let token =
+        AccessToken::with_api_key(server.api_key(), server.api_secret()).with_identity("ann").with_grants(grants);
     Credentials::Token(change(token).to_jwt().unwrap())
 }
 
@@ -54,8 +55,7 @@ async fn an_expired_token_is_named_with_its_hour() {
 
 #[tokio::test]
 async fn a_token_that_may_not_subscribe_is_refused_before_anything_is_sent() {
-    let grants =
-        VideoGrants { room_join: true, room: "room".into(), can_subscribe: Some(false), ..Default::default() };
+    let grants = VideoGrants { room_join: true, room: "room".into(), can_subscribe: Some(false), ..Default::default() };
     let deaf = AccessToken::with_api_key("key", "secret").with_identity("ann").with_grants(grants).to_jwt().unwrap();
     // Nobody listens there: an attempt would be told as unreachable.
     let error = refused(RoomConfig::new("ws://127.0.0.1:9", Credentials::Token(deaf))).await;
@@ -87,7 +87,9 @@ async fn another_web_server_is_not_taken_for_livekit() {
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut request = [0; 4096];
             let _ = stream.read(&mut request).await;
-            let _ = stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 9\r\nConnection: close\r\n\r\nnot found").await;
+            let _ = stream
+                .write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 9\r\nConnection: close\r\n\r\nnot found")
+                .await;
         }
     });
     let credentials = Credentials::ApiKey { key: "key".into(), secret: "secret".into() };
@@ -98,7 +100,8 @@ async fn another_web_server_is_not_taken_for_livekit() {
 #[tokio::test]
 async fn a_server_without_tls_is_told_apart_from_one_that_is_down() {
     let server = LiveKitServer::start().await.unwrap();
-    let error = refused(RoomConfig::new(server.url().replace("ws://", "wss://"), credentials(&server)).room("room")).await;
+    let error =
+        refused(RoomConfig::new(server.url().replace("ws://", "wss://"), credentials(&server)).room("room")).await;
     assert!(matches!(error, RoomError::Tls { .. }), "{error:?}");
 }
 

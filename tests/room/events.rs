@@ -77,7 +77,10 @@ async fn a_telephone_leg_is_told_with_its_attributes_and_their_changes() {
             _ => None,
         })
         .await;
-    assert_eq!((joined.identity.as_str(), joined.name.as_str(), joined.kind), ("+1555", "A caller", ParticipantKind::Sip));
+    assert_eq!(
+        (joined.identity.as_str(), joined.name.as_str(), joined.kind),
+        ("+1555", "A caller", ParticipantKind::Sip)
+    );
     assert_eq!(joined.attributes["sip.callStatus"], "ringing");
 
     server.rooms().set_attributes("room", "+1555", &[("sip.callStatus", "active")]).await.unwrap();
@@ -114,7 +117,7 @@ async fn video_is_neither_told_nor_taken() {
     assert_eq!(published.collect::<Vec<_>>(), [voice.sid()]);
     // The server notes every subscription that somebody asks for.
     let log = server.log();
-    let subscribed = |sid: &str| log.lines().any(|line| line.contains("subscri") && line.contains(sid));
+    let subscribed = |sid: &str| log.lines().any(|line| line.contains("subscribing to track") && line.contains(sid));
     assert!(subscribed(voice.sid()), "the log names subscriptions");
     assert!(!subscribed(&camera) && !subscribed(&second_camera), "a camera was subscribed to");
 }

@@ -30,7 +30,9 @@ async fn every_packet_comes_from_the_first_to_the_last() {
     watched.until_line("-#0").await;
     let last = sent.last().unwrap().seq;
     if !watched.packets(TrackKey(0)).iter().any(|packet| packet.seq.0 as u16 == last) {
-        watched.until("last packet", |event| matches!(event, RoomEvent::Rtp(p) if p.seq.0 as u16 == last).then_some(())).await;
+        watched
+            .until("last packet", |event| matches!(event, RoomEvent::Rtp(p) if p.seq.0 as u16 == last).then_some(()))
+            .await;
     }
     room.close().await;
 
@@ -71,7 +73,11 @@ async fn five_percent_loss_is_recovered_to_the_last_packet() {
     let late = received.windows(2).filter(|pair| pair[1].seq < pair[0].seq).count();
     eprintln!(
         "{} sent, {} lost at the socket, {} received, {} late, {} missing",
-        sent.len(), impairment.dropped(), received.len(), late, missing(&sent, &received).len()
+        sent.len(),
+        impairment.dropped(),
+        received.len(),
+        late,
+        missing(&sent, &received).len()
     );
     assert!(impairment.dropped() > 10, "the impairment lost {}", impairment.dropped());
     assert_eq!(missing(&sent, &received), Vec::<u16>::new());
@@ -110,7 +116,9 @@ async fn tcp_alone_serves_a_whole_call() {
     watched.until_line("+#0").await;
     voice.said().await.unwrap();
     let last = voice.sent().last().unwrap().seq;
-    watched.until("last packet", |event| matches!(event, RoomEvent::Rtp(p) if p.seq.0 as u16 == last).then_some(())).await;
+    watched
+        .until("last packet", |event| matches!(event, RoomEvent::Rtp(p) if p.seq.0 as u16 == last).then_some(()))
+        .await;
     room.close().await;
     assert_eq!(missing(&voice.sent().packets(), &watched.packets(TrackKey(0))), Vec::<u16>::new());
 }
@@ -133,9 +141,11 @@ async fn sender_reports_are_passed_on_in_the_packets_own_time() {
     let (_room, mut watched) = join(config(&server)).await;
     let ann = Publisher::join(PublisherConfig::on(&server, "room", "ann")).await.unwrap();
     let _voice = ann.publish(speech(60), TrackOptions::default()).await.unwrap();
-    let report = || |event: &RoomEvent| match event {
-        RoomEvent::SenderReport { track, ntp, rtp, at } => Some((*track, *ntp, *rtp, *at)),
-        _ => None,
+    let report = || {
+        |event: &RoomEvent| match event {
+            RoomEvent::SenderReport { track, ntp, rtp, at } => Some((*track, *ntp, *rtp, *at)),
+            _ => None,
+        }
     };
     let (track, ntp, rtp, _) = watched.until("sender report", report()).await;
     let (_, later_ntp, later_rtp, _) = watched.until("second sender report", report()).await;
@@ -160,24 +170,32 @@ async fn ten_talkers_are_told_apart() {
         people.push(talker);
     }
     let mut heard = std::collections::HashMap::<TrackKey, usize>::new();
-    watched.until("fifty packets of each", |event| {
-        if let RoomEvent::Rtp(packet) = event {
-            *heard.entry(packet.track).or_default() += 1;
-        }
-        (heard.len() == 10 && heard.values().all(|count| *count >= 50)).then_some(())
-    }).await;
+    watched
+        .until("fifty packets of each", |event| {
+            if let RoomEvent::Rtp(packet) = event {
+                *heard.entry(packet.track).or_default() += 1;
+            }
+            (heard.len() == 10 && heard.values().all(|count| *count >= 50)).then_some(())
+        })
+        .await;
     room.close().await;
     watched.rest().await;
-    let keys: std::collections::HashMap<String, TrackKey> = watched.seen.iter().filter_map(|event| match event {
-        RoomEvent::TrackPublished { track, .. } => Some((track.sid.clone(), track.key)),
-        _ => None,
-    }).collect();
+    let keys: std::collections::HashMap<String, TrackKey> = watched
+        .seen
+        .iter()
+        .filter_map(|event| match event {
+            RoomEvent::TrackPublished { track, .. } => Some((track.sid.clone(), track.key)),
+            _ => None,
+        })
+        .collect();
     for voice in &voices {
         let received = watched.packets(keys[voice.sid()]);
         let sent = voice.sent().packets();
         assert_eq!(missing(&sent, &received), Vec::<u16>::new());
-        let sizes: std::collections::HashMap<u16, usize> = sent.iter().map(|packet| (packet.seq, packet.payload_len)).collect();
-        let mismatched = received.iter().filter(|packet| sizes.get(&(packet.seq.0 as u16)) != Some(&packet.payload.len())).count();
+        let sizes: std::collections::HashMap<u16, usize> =
+            sent.iter().map(|packet| (packet.seq, packet.payload_len)).collect();
+        let mismatched =
+            received.iter().filter(|packet| sizes.get(&(packet.seq.0 as u16)) != Some(&packet.payload.len())).count();
         assert_eq!(mismatched, 0, "{} has packets of somebody else", voice.sid());
     }
 }

@@ -76,7 +76,8 @@ async fn a_cut_signalling_connection_is_resumed_and_no_packet_is_missed() {
     watched.rest().await;
     assert_eq!(missing(&voice.sent().packets(), &watched.packets(TrackKey(0))), Vec::<u16>::new());
     assert_eq!(missing(&second.sent().packets(), &watched.packets(TrackKey(1))), Vec::<u16>::new());
-    let streams: std::collections::HashSet<u32> = watched.packets(TrackKey(0)).iter().map(|packet| packet.ssrc).collect();
+    let streams: std::collections::HashSet<u32> =
+        watched.packets(TrackKey(0)).iter().map(|packet| packet.ssrc).collect();
     assert_eq!(streams.len(), 1, "the session went on");
     assert!(!watched.lines().iter().any(|line| line.starts_with("left")), "{:?}", watched.lines());
 }
@@ -89,13 +90,16 @@ async fn a_session_that_is_gone_is_joined_anew_under_the_same_keys() {
     let ann = Publisher::join(PublisherConfig::on(&server, "room", "ann")).await.unwrap();
     let _voice = ann.publish(speech(), TrackOptions::default()).await.unwrap();
     let before = watched.until_packet(TrackKey(0)).await;
-    room.simulate(Scenario::LeaveRequestFullReconnect(true));
+    // The server forgets us without a word, as a failed node would.
+    room.simulate(Scenario::NodeFailure(true));
     watched.until_line("media Interrupted").await;
     watched.until_line("media Connected(Udp)").await;
-    let after = watched.until("packet of the new stream", |event| match event {
-        RoomEvent::Rtp(packet) if packet.ssrc != before.ssrc => Some(packet.clone()),
-        _ => None,
-    }).await;
+    let after = watched
+        .until("packet of the new stream", |event| match event {
+            RoomEvent::Rtp(packet) if packet.ssrc != before.ssrc => Some(packet.clone()),
+            _ => None,
+        })
+        .await;
     assert_eq!(after.track, TrackKey(0));
     room.close().await;
     watched.rest().await;
@@ -134,7 +138,11 @@ async fn a_restarted_server_is_joined_again() {
     watched.until_packet(TrackKey(0)).await;
     room.close().await;
     watched.rest().await;
-    assert!(watched.lines().iter().any(|line| line.starts_with("left")), "ann's session is over: {:?}", watched.lines());
+    assert!(
+        watched.lines().iter().any(|line| line.starts_with("left")),
+        "ann's session is over: {:?}",
+        watched.lines()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
