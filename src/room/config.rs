@@ -101,6 +101,12 @@ impl RoomConfig {
         }
     }
 
+    /// Joins elsewhere.
+    pub fn url(mut self, url: impl Into<String>) -> Self {
+        self.url = url.into();
+        self
+    }
+
     /// The room's name. Needed with an API key; a token names the room itself.
     pub fn room(mut self, room: impl Into<String>) -> Self {
         self.room = Some(room.into());

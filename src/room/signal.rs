@@ -20,7 +20,7 @@ const PROTOCOL: u32 = 16;
 #[derive(Debug)]
 pub(super) enum Command {
     /// Send a message.
-    Send(signal_request::Message),
+    Send(Box<signal_request::Message>),
     /// Open the connection anew and go on with the same session.
     Resume(ReconnectReason),
     /// The resumed session is in order: send what was held back.
@@ -79,7 +79,7 @@ impl Signal {
 
     /// Sends a message to the server.
     pub(super) fn send(&self, message: signal_request::Message) {
-        self.ask(Command::Send(message));
+        self.ask(Command::Send(Box::new(message)));
     }
 
     /// What the connection tells next.
@@ -181,7 +181,7 @@ impl Line {
 
     async fn obey(&mut self, command: Command) {
         match command {
-            Command::Send(message) => self.client.send(message).await,
+            Command::Send(message) => self.client.send(*message).await,
             Command::Settled => self.client.set_reconnected().await,
             Command::Resume(reason) => {
                 let notice = match self.client.restart(reason).await {

@@ -59,6 +59,7 @@ pub struct ServerBuilder {
     binary: PathBuf,
     empty_timeout: u32,
     departure_timeout: u32,
+    auto_create: bool,
     udp: bool,
     rtc: String,
     extra: String,
@@ -71,6 +72,7 @@ impl Default for ServerBuilder {
             binary: server_path(),
             empty_timeout: 300,
             departure_timeout: 20,
+            auto_create: true,
             udp: true,
             rtc: String::new(),
             extra: String::new(),
@@ -95,6 +97,12 @@ impl ServerBuilder {
     /// Seconds until a room is closed after the last participant that counts has left. Default 20, the server's own.
     pub fn departure_timeout(mut self, seconds: u32) -> Self {
         self.departure_timeout = seconds;
+        self
+    }
+
+    /// Whether who joins a room that does not exist creates it. Default true.
+    pub fn auto_create(mut self, on: bool) -> Self {
+        self.auto_create = on;
         self
     }
 
@@ -177,10 +185,10 @@ impl ServerBuilder {
              \x20 stun_servers: [\"127.0.0.1:{udp}\"]\n\
              \x20 ips: {{ includes: [\"127.0.0.1/32\"] }}\n\
              {force_tcp}{rtc}\
-             room: {{ auto_create: true, empty_timeout: {}, departure_timeout: {} }}\n\
+             room: {{ auto_create: {}, empty_timeout: {}, departure_timeout: {} }}\n\
              logging: {{ level: {} }}\n\
              {}\n",
-            self.empty_timeout, self.departure_timeout, self.log_level, self.extra
+            self.auto_create, self.empty_timeout, self.departure_timeout, self.log_level, self.extra
         )
     }
 }

@@ -31,6 +31,8 @@ pub(in super::super) struct Datagram {
 #[derive(Debug)]
 pub(in super::super) struct UdpLink {
     socket: UdpSocket,
+    /// The same socket for sending, which is tried at once: the runtime would first wait to learn that it can send.
+    sender: std::net::UdpSocket,
     port: u16,
     dual: bool,
     routes: Vec<(IpAddr, SocketAddr)>,
@@ -45,12 +47,18 @@ impl UdpLink {
             Ok(socket) => (socket, true),
             Err(_) => (open(Domain::IPV4, Ipv4Addr::UNSPECIFIED.into())?, false),
         };
-        let socket = UdpSocket::from_std(socket.into())?;
-        let port = socket.local_addr()?.port();
-        #[cfg(feature = "testkit")]
-        return Ok(Self { socket, port, dual, routes: Vec::new(), filter: None });
-        #[cfg(not(feature = "testkit"))]
-        Ok(Self { socket, port, dual, routes: Vec::new() })
+        let socket: std::net::UdpSocket = socket.into();
+        let sender = socket.try_clone()?;
+        let socket = UdpSocket::from_std(socket)?;
+        Ok(Self {
+            port: socket.local_addr()?.port(),
+            socket,
+            sender,
+            dual,
+            routes: Vec::new(),
+            #[cfg(feature = "testkit")]
+            filter: None,
+        })
     }
 
     /// Loses packets on purpose.
@@ -87,7 +95,7 @@ impl UdpLink {
             SocketAddr::V4(v4) if self.dual => SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port()),
             other => other,
         };
-        if let Err(error) = self.socket.try_send_to(packet, to) {
+        if let Err(error) = self.sender.send_to(packet, to) {
             tracing::trace!(%to, %error, "datagram not sent");
         }
     }
