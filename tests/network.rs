@@ -6,7 +6,7 @@ use std::time::Duration;
 use callreel::config::Config;
 use callreel::recording::{Manifest, Outcome, Recorder, RecordingResult, State};
 use callreel::room::{Credentials, Impairment, Transport};
-use callreel::testkit::audio::{Audio, generate};
+use callreel::testkit::audio::Audio;
 use callreel::testkit::{LiveKitServer, Publisher, PublisherConfig, TrackOptions, analysis};
 
 const ROOM: &str = "call";
@@ -25,7 +25,8 @@ async fn record(impairment: Impairment, out: &Path) -> (RecordingResult, Manifes
         recording.changed().await;
     }
     let alice = Publisher::join(PublisherConfig::on(&server, ROOM, "alice")).await.unwrap();
-    let sound = generate::speech(1, Duration::from_secs(10));
+    let sound = Audio::read(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/agent.flac")).unwrap();
+    let sound = sound.slice(0..10 * 48_000);
     // Time enough to take the way over TCP.
     let options = TrackOptions::default().lead_in(Duration::from_secs(6));
     alice.publish(sound.clone(), options).await.unwrap().said().await.unwrap();
@@ -41,7 +42,7 @@ async fn record(impairment: Impairment, out: &Path) -> (RecordingResult, Manifes
 
 /// Looks for each loud fifth of a second of what was said by itself: it is there, as loud as it was said, within 3 ms of
 /// its place among the others. (Over more time the correction of clocks moves sound by a millisecond, which no
-/// correlation survives; and how alike a hiss is to itself after coding says nothing.)
+/// correlation survives; and how alike a hiss is to itself after coding says little.)
 fn every_word_is_there(sound: &Audio, heard: &Audio) {
     const PIECE: usize = 9_600;
     const AROUND: usize = 480;
@@ -58,7 +59,7 @@ fn every_word_is_there(sound: &Audio, heard: &Audio) {
         assert!((found.offset - AROUND as i64).abs() < 3 * 48, "at {seconds} s: {found:?}");
         let heard = there.slice(AROUND..AROUND + PIECE);
         let louder = analysis::level(heard.channel(0)) - analysis::level(said.channel(0));
-        assert!(louder.abs() < 3.0, "at {seconds} s: {louder:.1} dB louder than said");
+        assert!(louder.abs() < 6.0, "at {seconds} s: {louder:.1} dB louder than said");
         pieces += 1;
     }
     assert!(pieces > 15, "{pieces} pieces were loud enough to be looked for");

@@ -131,7 +131,7 @@ async fn who_cannot_join_is_told_why() {
 
 #[tokio::test]
 async fn a_room_that_may_not_be_made_is_refused() {
-    let server = LiveKitServer::builder().extra("room: {auto_create: false}").start().await.unwrap();
+    let server = LiveKitServer::builder().auto_create(false).start().await.unwrap();
     let out = tempfile::tempdir().unwrap();
     let message = refused(&mut record(&server, out.path())).await;
     assert!(message.contains(ROOM), "{message}");
