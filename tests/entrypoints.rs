@@ -73,7 +73,8 @@ async fn a_web_test_takes_whoever_comes_and_ends_when_the_room_empties() {
     active(&recording).await;
     for name in ["browser", "again"] {
         let visitor = Publisher::join(PublisherConfig::on(&server, ROOM, name)).await.unwrap();
-        let voice = visitor.publish(generate::speech(3, Duration::from_secs(2)), TrackOptions::default()).await.unwrap();
+        let voice =
+            visitor.publish(generate::speech(3, Duration::from_secs(2)), TrackOptions::default()).await.unwrap();
         voice.said().await.unwrap();
         visitor.leave().await.unwrap();
     }

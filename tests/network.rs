@@ -40,12 +40,12 @@ async fn record(impairment: Impairment, out: &Path) -> (RecordingResult, Manifes
     (result, manifest, sound, heard)
 }
 
-/// Looks for each loud fifth of a second of what was said by itself: it is there, as loud as it was said, within 3 ms of
+/// Looks for each loud half second of what was said by itself: it is there, as loud as it was said, within 10 ms of
 /// its place among the others. (Over more time the correction of clocks moves sound by a millisecond, which no
 /// correlation survives; and how alike a hiss is to itself after coding says little.)
 fn every_word_is_there(sound: &Audio, heard: &Audio) {
-    const PIECE: usize = 9_600;
-    const AROUND: usize = 480;
+    const PIECE: usize = 24_000;
+    const AROUND: usize = 960;
     let place = analysis::find(sound.channel(0), heard.channel(0)).unwrap().offset as usize;
     let mut pieces = 0;
     for at in (0..sound.len() - PIECE).step_by(PIECE) {
@@ -56,13 +56,13 @@ fn every_word_is_there(sound: &Audio, heard: &Audio) {
         let there = heard.slice(place + at - AROUND..place + at + PIECE + AROUND);
         let found = analysis::find(said.channel(0), there.channel(0)).unwrap();
         let seconds = at as f64 / 48_000.0;
-        assert!((found.offset - AROUND as i64).abs() < 3 * 48, "at {seconds} s: {found:?}");
+        assert!((found.offset - AROUND as i64).abs() < 10 * 48, "at {seconds} s: {found:?}");
         let heard = there.slice(AROUND..AROUND + PIECE);
         let louder = analysis::level(heard.channel(0)) - analysis::level(said.channel(0));
         assert!(louder.abs() < 6.0, "at {seconds} s: {louder:.1} dB louder than said");
         pieces += 1;
     }
-    assert!(pieces > 15, "{pieces} pieces were loud enough to be looked for");
+    assert!(pieces > 8, "{pieces} pieces were loud enough to be looked for");
 }
 
 #[tokio::test]
