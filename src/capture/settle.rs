@@ -103,6 +103,7 @@ impl Track {
         }
         self.broken = Some(Reason::SilentSenderStopped);
         self.report_break = None;
+        self.after_mute = false;
         self.ledger.counters.re_anchors += 1;
         self.ledger.counters.collapses += u64::from(collapsed);
     }
@@ -113,6 +114,8 @@ impl Track {
         let Some(stream) = self.streams.front() else { return };
         let x = stream.start(&entry);
         let target = stream.envelope.place(x);
+        let lateness = stream.envelope.lateness(stream.x(&entry), stream.offset(&entry));
+        let on_map = lateness.abs() < stream.envelope.tolerance();
         let lead = self.settled.0 as f64 - target;
         let provisional = self.settled > self.ledger.end;
         let after = Next {
@@ -158,7 +161,7 @@ impl Track {
         (self.missing_packets, self.missing_samples) = (0, 0);
         self.broken = None;
         self.blank = false;
-        self.after_mute = self.muted.is_open();
+        self.after_mute &= self.muted.is_open() || !on_map;
     }
 
     /// Where a packet that begins at the settled end ends: where the map says, within what may be slewed.

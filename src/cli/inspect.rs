@@ -146,7 +146,9 @@ fn against(file: &Path, stream: &Inspection, manifest: &Manifest) -> Result<Vec<
         let says = output.duration_seconds;
         problems.push(format!("plays {:.3} s, where the manifest says {says:.3} s", stream.duration.as_secs_f64()));
     }
-    if hash_matches(file, output)? { Ok(problems) } else {
+    if hash_matches(file, output)? {
+        Ok(problems)
+    } else {
         problems.push("its SHA-256 is not the manifest's".to_owned());
         Ok(problems)
     }
@@ -160,7 +162,12 @@ fn hash_matches(file: &Path, output: &OutputEntry) -> Result<bool, InspectError>
 fn print(report: &Report) {
     let stream = &report.stream;
     println!("{}", report.file.display());
-    println!("  plays      {:.3} s ({} packets on {} pages)", stream.duration.as_secs_f64(), stream.packets, stream.pages);
+    println!(
+        "  plays      {:.3} s ({} packets on {} pages)",
+        stream.duration.as_secs_f64(),
+        stream.packets,
+        stream.pages
+    );
     println!("  size       {} bytes", stream.bytes);
     if let Some(head) = &stream.head {
         println!("  channels   {} ({:?}, pre-skip {})", head.mapping.channels(), head.mapping, head.pre_skip);

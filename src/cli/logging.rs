@@ -14,8 +14,8 @@ pub enum LogFormat {
 
 /// Starts logging. `RUST_LOG` chooses what is logged; without it `default_level` of callreel and warnings of the rest.
 pub fn start(format: LogFormat, default_level: &str) {
-    let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new(format!("warn,callreel={default_level}")));
+    let filter =
+        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(format!("warn,callreel={default_level}")));
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
         LogFormat::Text => subscriber.with_target(false).init(),

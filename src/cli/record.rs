@@ -169,10 +169,7 @@ async fn stop_on_signal(handle: RecordingHandle) {
 
 impl Args {
     fn into_config(self) -> Result<Config, ConfigError> {
-        let url = self
-            .url
-            .or(self.host)
-            .ok_or(ConfigError::Missing { key: "url", hint: "--url or LIVEKIT_URL" })?;
+        let url = self.url.or(self.host).ok_or(ConfigError::Missing { key: "url", hint: "--url or LIVEKIT_URL" })?;
         let credentials = match (self.token, self.api_key, self.api_secret) {
             (Some(token), _, _) => Credentials::Token(token),
             (None, Some(key), Some(secret)) => Credentials::ApiKey { key, secret },
@@ -195,8 +192,8 @@ impl Args {
         let mut config = Config::new(url, credentials, self.room.unwrap_or_default());
         config.identity = self.identity;
         config.out = local_directory(&self.out)?;
-        config.name = NameTemplate::parse(&self.name)
-            .map_err(|e| ConfigError::Invalid { key: "name", why: e.to_string() })?;
+        config.name =
+            NameTemplate::parse(&self.name).map_err(|e| ConfigError::Invalid { key: "name", why: e.to_string() })?;
         config.outputs = self.outputs.iter().map(|word| word.parse()).collect::<Result<Vec<OutputKind>, _>>()?;
         if let Some(id) = self.recording_id {
             config.recording_id = id;

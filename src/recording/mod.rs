@@ -21,8 +21,6 @@ mod session;
 
 pub use files::hash_of;
 pub use handle::{OutputResult, Recorder, RecordingHandle, RecordingResult, State, Status};
-pub use manifest::{
-    MANIFEST_VERSION, Manifest, MediaEntry, OutputEntry, ParticipantEntry, Role, TrackEntry, Versions,
-};
+pub use manifest::{MANIFEST_VERSION, Manifest, MediaEntry, OutputEntry, ParticipantEntry, Role, TrackEntry, Versions};
 pub use outcome::{Outcome, Reason, StopReason};
 pub use presence::{EndsWith, StopPolicy};

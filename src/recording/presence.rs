@@ -32,11 +32,7 @@ pub struct StopPolicy {
 
 impl Default for StopPolicy {
     fn default() -> Self {
-        Self {
-            ends_with: EndsWith::LastParticipant,
-            departure_timeout: Duration::from_secs(10),
-            max_duration: None,
-        }
+        Self { ends_with: EndsWith::LastParticipant, departure_timeout: Duration::from_secs(10), max_duration: None }
     }
 }
 

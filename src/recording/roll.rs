@@ -166,8 +166,7 @@ mod tests {
         roll.note(&joined, ClockTime::from_millis(1000));
         let updated = RoomEvent::ParticipantUpdated { participant: caller("active"), at: now() };
         roll.note(&updated, ClockTime::from_millis(3000));
-        let left =
-            RoomEvent::ParticipantLeft { sid: "PA_1".into(), reason: "client_initiated".into(), at: now() };
+        let left = RoomEvent::ParticipantLeft { sid: "PA_1".into(), reason: "client_initiated".into(), at: now() };
         roll.note(&left, ClockTime::from_millis(9000));
         let [entry] = roll.participants() else { panic!("one participant") };
         assert_eq!((entry.role, entry.name.as_str()), (Role::Caller, "+4930123"));

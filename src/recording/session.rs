@@ -33,11 +33,7 @@ const LOSS_TOLERATED: f64 = 0.1;
 const EXT: &str = "ogg";
 
 /// Records one call and leaves its result in `status`.
-pub(super) async fn run(
-    config: Config,
-    mut stops: mpsc::UnboundedReceiver<StopReason>,
-    status: watch::Sender<Status>,
-) {
+pub(super) async fn run(config: Config, mut stops: mpsc::UnboundedReceiver<StopReason>, status: watch::Sender<Status>) {
     let result = match join(&config, &mut stops).await {
         Ok(Joined::Recording(session)) => session.record(stops, &status).await,
         Ok(Joined::NotAnyMore(reason)) => stopped_early(&config, reason),
@@ -155,7 +151,8 @@ impl Session {
         let (fault, faults) = mpsc::unbounded_channel();
         let mut files = RecordingFiles::reserve(&config.out, &name, fault)
             .map_err(|error| Reason::Storage { message: error.to_string() })?;
-        let pipeline = Pipeline::new(&config, fastrand::u32(..)).map_err(|error| Reason::Internal { message: error.to_string() })?;
+        let pipeline = Pipeline::new(&config, fastrand::u32(..))
+            .map_err(|error| Reason::Internal { message: error.to_string() })?;
         let (mix, path) = files.create(&format!(".{EXT}"));
         tracing::info!(room_sid = %room_info.sid, file = %path.display(), "recording started");
         Ok(Self {
@@ -471,4 +468,3 @@ impl RoomEvent {
         }
     }
 }
-
