@@ -58,7 +58,8 @@ impl Track {
         } else {
             late_on_first_route(head) > if reported.is_some() { STEP_SIP } else { STEP }
         };
-        if !suspicious && late_on_first_route(head) > -STEP {
+        let early = late_on_first_route(head) <= -STEP;
+        if !suspicious && !early {
             return Verdict::Stands;
         }
         let threshold = match (rebased, telephone) {
@@ -67,7 +68,7 @@ impl Track {
             (false, false) if reported.is_some() => STEP_SIP,
             (false, false) => STEP,
         };
-        let absolute = !rebased && !telephone;
+        let absolute = early || (!rebased && !telephone);
         let lateness = |entry| if absolute { late_on_first_route(entry) } else { late(entry) };
         let mut heard = Heard::default();
         for entry in self.buffer.of(stream.epoch).filter(|entry| entry.kind == Kind::Audio) {
@@ -85,8 +86,8 @@ impl Track {
             return Verdict::Wait;
         }
         if lateness(head) < 0.0 {
-            let early = heard.lateness.iter().filter(|lateness| **lateness < -threshold).count();
-            let proven = early >= EARLY_EVIDENCE.min(heard.lateness.len());
+            let proving = heard.lateness.iter().filter(|lateness| **lateness < -threshold).count();
+            let proven = proving >= EARLY_EVIDENCE.min(heard.lateness.len());
             return if proven { Verdict::Broke { collapsed: false } } else { Verdict::Stray };
         }
         if rebased && !certain {

@@ -113,7 +113,8 @@ impl Track {
         let Some(entry) = self.buffer.pop() else { return };
         let Some(stream) = self.streams.front() else { return };
         let x = stream.start(&entry);
-        let target = stream.envelope.place(x);
+        // Nothing is spoken long after it arrived, whatever a map of absurd timestamps says.
+        let target = stream.envelope.place(x).min(entry.arrival + MAX_LEAD / 2.0);
         let lateness = stream.envelope.lateness(stream.x(&entry), stream.offset(&entry));
         let on_map = lateness.abs() < stream.envelope.tolerance();
         let lead = self.settled.0 as f64 - target;
@@ -124,10 +125,15 @@ impl Track {
             frame: entry.samples,
         };
         let mut jump = true;
+        if lead > MAX_LEAD && !provisional {
+            self.ledger.counters.packets_overlap += 1;
+            self.next = Some(after);
+            return;
+        }
         if let (Some(next), None) = (self.next, self.broken) {
             let gap = entry.rtp.wrapping_sub(next.rtp);
             let half = entry.samples / 2;
-            if gap <= -half || (lead > MAX_LEAD && !provisional) {
+            if gap <= -half {
                 self.ledger.counters.packets_overlap += 1;
                 self.next = Some(Next { rtp: next.rtp.max(after.rtp), ..after });
                 return;
