@@ -42,6 +42,14 @@ const STEP_BUCKETS: usize = 4;
 /// A route that returns to within this of the first one is the first one again: 8 ms.
 const SAME_ROUTE: f64 = 384.0;
 
+/// Minima after a route change that still say how long the new route is, rather than where the map lies: the first few
+/// were not the least delayed packets it has.
+const ROUTE_YOUNG: usize = 16;
+
+/// The mean lateness of packets is taken over so many of them, and none counts for more than 200 ms.
+const JITTER_PACKETS: f64 = 64.0;
+const JITTER_MOST: f64 = 9600.0;
+
 /// Observations until the map counts as converged.
 const CONVERGED: usize = 2;
 
@@ -59,7 +67,10 @@ pub struct Envelope {
     anchor: Point,
     /// How much longer the present route is than the one the map was made on.
     route: f64,
+    /// Minima since the route changed, while it is [young](ROUTE_YOUNG).
+    young: Option<usize>,
     spread: f64,
+    jitter: f64,
     route_changes: u64,
     follows_late: bool,
 }
@@ -93,7 +104,9 @@ impl Envelope {
             slope_prior: slope,
             anchor: first,
             route: 0.0,
+            young: None,
             spread: 0.0,
+            jitter: 0.0,
             route_changes: 0,
             follows_late,
         }
@@ -101,9 +114,9 @@ impl Envelope {
 
     /// Begins anew with the packet at `x`, but remembers the sender's clock.
     pub fn restart(&mut self, x: f64, offset: f64) {
-        let route_changes = self.route_changes;
+        let (route_changes, jitter) = (self.route_changes, self.jitter);
         *self = Self::new(x, offset, self.skew(), self.follows_late);
-        self.route_changes = route_changes;
+        (self.route_changes, self.jitter) = (route_changes, jitter);
     }
 
     /// Takes in a packet whose media time is `x`.
@@ -122,8 +135,12 @@ impl Envelope {
         }
         // Early on there is no usual spread yet, and whatever is earlier is better.
         let residual = self.residual(point);
+        self.jitter += (residual.clamp(0.0, JITTER_MOST) - self.jitter) / JITTER_PACKETS;
         if residual < 0.0 && (!self.is_converged() || residual > -self.tolerance()) {
-            self.anchor = point;
+            match self.young {
+                Some(minima) => self.shorten_route(-residual, minima),
+                None => self.anchor = point,
+            }
         }
     }
 
@@ -157,6 +174,20 @@ impl Envelope {
         self.route_changes
     }
 
+    /// How late packets are on average.
+    pub fn jitter(&self) -> f64 {
+        self.jitter
+    }
+
+    /// The new route is shorter than its first packets said.
+    fn shorten_route(&mut self, by: f64, minima: usize) {
+        self.route -= by;
+        self.minima.iter_mut().rev().take(minima).for_each(|point| point.offset += by);
+        if let Some(bucket) = &mut self.current {
+            bucket.best.offset += by;
+        }
+    }
+
     fn line(&self, x: f64) -> f64 {
         self.anchor.offset + self.slope * (x - self.anchor.x)
     }
@@ -165,7 +196,8 @@ impl Envelope {
         point.offset - self.line(point.x)
     }
 
-    fn tolerance(&self) -> f64 {
+    /// How far off the map a minimum may be and still be drift or jitter.
+    pub fn tolerance(&self) -> f64 {
         STEP + 2.0 * self.spread
     }
 
@@ -188,6 +220,7 @@ impl Envelope {
             self.minima.pop_front();
         }
         self.minima.push_back(point);
+        self.young = self.young.map(|minima| minima + 1).filter(|minima| *minima < ROUTE_YOUNG);
     }
 
     /// Enough suspects that agree are a step; many that do not agree are one, too, as good as it can be known.
@@ -217,6 +250,7 @@ impl Envelope {
         }
         self.route += step;
         self.route_changes += 1;
+        self.young = Some(0);
         if let Some(bucket) = &mut self.current {
             bucket.best.offset -= step;
         }

@@ -9,9 +9,6 @@ use crate::call::ParticipantKind;
 use super::buffer::Kind;
 use super::track::{Context, Track, nanos};
 
-/// 20 ms: after a mute the server sets timestamps, by up to 200 ms.
-const STEP_AFTER_MUTE: f64 = 960.0;
-
 /// 40 ms: what a telephone bridge swallows at least. One packet of 20 ms is within the jitter of its timer.
 const STEP_SIP: f64 = 1920.0;
 
@@ -21,8 +18,8 @@ const STEP: f64 = 24_000.0;
 /// How far a step may be from what the sender reports say: 30 ms.
 const REPORT_AGREES: f64 = 1440.0;
 
-/// Packets that make a judgement.
-const EVIDENCE: usize = 10;
+/// How many times the mean lateness all packets of a judgement have to be late together.
+const CERTAIN: f64 = 10.0;
 
 /// Early packets in a row that prove a jump of the timestamps; fewer are strays.
 const EARLY_EVIDENCE: usize = 3;
@@ -52,23 +49,26 @@ impl Track {
         let backwards = head.rtp.wrapping_sub(next.rtp) < -2 * head.samples;
         let telephone = self.kind == ParticipantKind::Sip;
         let reported = self.report_break.filter(|(step, _)| *step > 0.0 && !telephone);
-        let suspicious = if self.after_mute || backwards {
-            late(head).abs() > STEP_AFTER_MUTE
+        // After a mute the server sets timestamps anew, up to 200 ms off: any step that is no jitter tells.
+        let rebased = self.after_mute || backwards;
+        let suspicious = if rebased {
+            late(head).abs() > envelope.tolerance()
         } else if telephone {
             late(head) > STEP_SIP
         } else {
             late_on_first_route(head) > if reported.is_some() { STEP_SIP } else { STEP }
         };
-        if !suspicious && late_on_first_route(head) > -STEP {
+        let early = late_on_first_route(head) <= -STEP;
+        if !suspicious && !early {
             return Verdict::Stands;
         }
-        let threshold = match (self.after_mute || backwards, telephone) {
-            (true, _) => STEP_AFTER_MUTE,
+        let threshold = match (rebased, telephone) {
+            (true, _) => envelope.tolerance(),
             (false, true) => STEP_SIP,
             (false, false) if reported.is_some() => STEP_SIP,
             (false, false) => STEP,
         };
-        let absolute = !self.after_mute && !backwards && !telephone;
+        let absolute = early || (!rebased && !telephone);
         let lateness = |entry| if absolute { late_on_first_route(entry) } else { late(entry) };
         let mut heard = Heard::default();
         for entry in self.buffer.of(stream.epoch).filter(|entry| entry.kind == Kind::Audio) {
@@ -79,15 +79,19 @@ impl Track {
         }
         let waited = context.attended - head.attended;
         let judgement = nanos(context.config.judgement);
-        let enough =
-            force || waited >= 3 * judgement || (heard.span() >= judgement && heard.lateness.len() >= EVIDENCE);
+        // Were lateness exponential, all packets would be that late by chance once in 20000 times.
+        let certain = heard.lateness.len() as f64 * heard.lowest().abs() >= CERTAIN * envelope.jitter();
+        let enough = force || waited >= 3 * judgement || (heard.span() >= judgement && certain);
         if !enough {
             return Verdict::Wait;
         }
         if lateness(head) < 0.0 {
-            let early = heard.lateness.iter().filter(|lateness| **lateness < -threshold).count();
-            let proven = early >= EARLY_EVIDENCE.min(heard.lateness.len());
+            let proving = heard.lateness.iter().filter(|lateness| **lateness < -threshold).count();
+            let proven = proving >= EARLY_EVIDENCE.min(heard.lateness.len());
             return if proven { Verdict::Broke { collapsed: false } } else { Verdict::Stray };
+        }
+        if rebased && !certain {
+            return Verdict::Stands;
         }
         if heard.catches_up() {
             let patient = force || waited >= nanos(context.config.patience);
@@ -99,7 +103,7 @@ impl Track {
         {
             return Verdict::Stands;
         }
-        Verdict::Broke { collapsed: !self.after_mute && !backwards }
+        Verdict::Broke { collapsed: !rebased }
     }
 }
 

@@ -103,6 +103,7 @@ impl Track {
         }
         self.broken = Some(Reason::SilentSenderStopped);
         self.report_break = None;
+        self.after_mute = false;
         self.ledger.counters.re_anchors += 1;
         self.ledger.counters.collapses += u64::from(collapsed);
     }
@@ -112,7 +113,10 @@ impl Track {
         let Some(entry) = self.buffer.pop() else { return };
         let Some(stream) = self.streams.front() else { return };
         let x = stream.start(&entry);
-        let target = stream.envelope.place(x);
+        // Nothing is spoken long after it arrived, whatever a map of absurd timestamps says.
+        let target = stream.envelope.place(x).min(entry.arrival + MAX_LEAD / 2.0);
+        let lateness = stream.envelope.lateness(stream.x(&entry), stream.offset(&entry));
+        let on_map = lateness.abs() < stream.envelope.tolerance();
         let lead = self.settled.0 as f64 - target;
         let provisional = self.settled > self.ledger.end;
         let after = Next {
@@ -121,10 +125,15 @@ impl Track {
             frame: entry.samples,
         };
         let mut jump = true;
+        if lead > MAX_LEAD && !provisional {
+            self.ledger.counters.packets_overlap += 1;
+            self.next = Some(after);
+            return;
+        }
         if let (Some(next), None) = (self.next, self.broken) {
             let gap = entry.rtp.wrapping_sub(next.rtp);
             let half = entry.samples / 2;
-            if gap <= -half || (lead > MAX_LEAD && !provisional) {
+            if gap <= -half {
                 self.ledger.counters.packets_overlap += 1;
                 self.next = Some(Next { rtp: next.rtp.max(after.rtp), ..after });
                 return;
@@ -158,7 +167,7 @@ impl Track {
         (self.missing_packets, self.missing_samples) = (0, 0);
         self.broken = None;
         self.blank = false;
-        self.after_mute = self.muted.is_open();
+        self.after_mute &= self.muted.is_open() || !on_map;
     }
 
     /// Where a packet that begins at the settled end ends: where the map says, within what may be slewed.

@@ -319,6 +319,7 @@ impl Track {
         let reason = self.guess();
         self.silence(end, reason, true, context, out);
         self.closed = true;
+        self.ledger = self.ledger(context);
         self.buffer = Buffer::default();
         self.streams.clear();
     }

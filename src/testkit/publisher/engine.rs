@@ -32,6 +32,9 @@ const MAX_DATAGRAM: usize = 2_000;
 
 type Reply<T> = oneshot::Sender<Result<T, TestkitError>>;
 
+/// The server's id of a track, and when its first sample is spoken.
+pub(super) type Published = (String, Instant);
+
 /// What the handles ask of the engine.
 pub(super) enum Command {
     Publish {
@@ -39,10 +42,10 @@ pub(super) enum Command {
         source: Box<Source>,
         log: SentLog,
         said: watch::Sender<bool>,
-        reply: Reply<String>,
+        reply: Reply<Published>,
     },
     PublishVideo {
-        reply: Reply<String>,
+        reply: Reply<Published>,
     },
     Mute {
         sid: String,
@@ -100,7 +103,7 @@ struct Track {
     /// The server's id, empty until it has answered the announcement.
     sid: String,
     content: Content,
-    reply: Option<Reply<String>>,
+    reply: Option<Reply<Published>>,
     live: Option<Live>,
     seq: u64,
     first_timestamp: u32,
@@ -395,7 +398,7 @@ impl Engine {
         mut request: proto::AddTrackRequest,
         first_seq: Option<u16>,
         first_timestamp: Option<u32>,
-        reply: Reply<String>,
+        reply: Reply<Published>,
     ) {
         self.next_cid += 1;
         let cid = format!("callreel-{}-{}", self.next_cid, self.sid);
@@ -487,9 +490,13 @@ impl Engine {
             Content::Voice(voice) => voice.options.start.unwrap_or_else(clock::now),
             Content::Video { .. } => clock::now(),
         };
-        track.live = Some(Live { mid, start, due: start });
+        let due = match &track.content {
+            Content::Voice(voice) => voice.spoken(start),
+            Content::Video { .. } => start,
+        };
+        track.live = Some(Live { mid, start, due });
         if let Some(reply) = track.reply.take() {
-            let _ = reply.send(Ok(track.sid.clone()));
+            let _ = reply.send(Ok((track.sid.clone(), start)));
         }
     }
 
@@ -594,12 +601,17 @@ impl Voice {
         self.told_muted = muted;
         let frame = self.source.next(muted)?;
         if let Some(live) = live {
-            let after = SampleCount(self.source.position()).as_duration();
-            live.due = start + after.div_f64(self.options.skew.factor());
+            live.due = self.spoken(start);
         }
         // RTP timestamps wrap by definition (RFC 3550 §5.1).
         let place = Place { ticks: frame.ticks as u32, position: frame.position, marker: frame.marker };
         Ok(DueFrame { payload: frame.payload, place, tell_muted })
+    }
+
+    /// When the next frame will have been spoken to its end, by this publisher's own clock.
+    fn spoken(&self, start: Instant) -> Instant {
+        let end = SampleCount(self.source.position()).as_duration() + self.options.frame;
+        start + end.div_f64(self.options.skew.factor())
     }
 
     fn notify(&mut self) {

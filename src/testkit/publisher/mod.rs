@@ -17,8 +17,9 @@
 //! # }
 //! ```
 //!
-//! A publisher runs on a thread of its own, so that a busy test does not disturb its pace. A frame is sent at the moment
-//! its first sample would be spoken: frame `k` of a track leaves at `start + k · frame`, by absolute deadlines.
+//! A publisher runs on a thread of its own, so that a busy test does not disturb its pace. As with a microphone, a frame
+//! is sent when its last sample has been spoken: frame `k` of a track, counted from 0, leaves at `start + (k + 1) · frame`,
+//! by absolute deadlines.
 
 mod engine;
 mod source;
@@ -395,7 +396,7 @@ impl Publisher {
         let log = SentLog::default();
         let (said_sender, said) = watch::channel(false);
         let source = Box::new(source::Source::new(&audio, &options)?);
-        let sid = self
+        let (sid, start) = self
             .ask(|reply| Command::Publish {
                 options: Box::new(options.clone()),
                 source,
@@ -404,7 +405,7 @@ impl Publisher {
                 reply,
             })
             .await?;
-        Ok(Voice { sid, log, said, commands: self.commands.clone() })
+        Ok(Voice { sid, start, log, said, commands: self.commands.clone() })
     }
 
     /// Publishes a camera track that carries a few bytes ten times a second: enough for a server to forward, nothing a
@@ -414,7 +415,7 @@ impl Publisher {
     ///
     /// As [`publish`](Self::publish).
     pub async fn publish_video(&self) -> Result<String, TestkitError> {
-        self.ask(|reply| Command::PublishVideo { reply }).await
+        self.ask(|reply| Command::PublishVideo { reply }).await.map(|(sid, _)| sid)
     }
 
     /// Leaves as a client does that hangs up: the server is told.
@@ -475,6 +476,7 @@ impl Drop for Publisher {
 #[derive(Debug)]
 pub struct Voice {
     sid: String,
+    start: Instant,
     log: SentLog,
     said: watch::Receiver<bool>,
     commands: mpsc::UnboundedSender<Command>,
@@ -484,6 +486,11 @@ impl Voice {
     /// The server's id of the track (`TR_…`).
     pub fn sid(&self) -> &str {
         &self.sid
+    }
+
+    /// When the track's first sample is spoken. Its packet is sent when the whole frame has been.
+    pub fn start(&self) -> Instant {
+        self.start
     }
 
     /// What was sent so far.

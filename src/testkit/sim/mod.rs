@@ -12,10 +12,12 @@ use crate::call::{Codec, TrackKey};
 use crate::capture::{Capture, CaptureConfig, Content, Packet, Settled, TrackLedger, TrackSpec};
 use crate::time::{ClockTime, MediaTime, RtpTime};
 
+mod hostile;
 mod network;
 mod random;
 mod sender;
 
+pub use hostile::drive;
 pub use network::{Jitter, Loss, Network};
 pub use random::random_world;
 pub use sender::Sender;
