@@ -249,10 +249,12 @@ impl Session {
                 self.presence.left(sid, at);
             }
             RoomEvent::TrackPublished { track, .. } => {
-                let Some(rolled) = self.roll.track(track.key) else { return None };
-                let spec = TrackSpec { kind: rolled.kind, codec: track.codec, muted: track.muted };
                 tracing::info!(track = %track.sid, source = %track.source, "track published");
-                self.pipeline.published(track.key, spec, at);
+                // The roll has it: it noted this very event.
+                if let Some(rolled) = self.roll.track(track.key) {
+                    let spec = TrackSpec { kind: rolled.kind, codec: track.codec, muted: track.muted };
+                    self.pipeline.published(track.key, spec, at);
+                }
             }
             RoomEvent::TrackMuted { track, muted, .. } => self.pipeline.muted(*track, *muted, at),
             RoomEvent::TrackUnpublished { track, .. } => self.pipeline.unpublished(*track, at),
