@@ -240,7 +240,8 @@ mod tests {
             assert_eq!(pcm.len() as u64, total.0);
             if returns {
                 let found = centre(&pcm[2 * 48_000..]);
-                assert!((found - 72_000.0 - 312.0).abs() < 48.0, "{found}");
+                // The second coding does not keep the shape of the burst exactly.
+                assert!((found - 72_000.0 - 312.0).abs() < 96.0, "{found}");
             }
         }
     }
