@@ -1,7 +1,7 @@
 //! Encodes a recording with many encoder settings and decodes it again, for `tools/quality/encoder-settings` to judge.
 //!
-//! Usage: `encoder_settings INPUT.wav OUTPUT_DIRECTORY`. Each line of output is a JSON object with the settings, the bits a second
-//! that came out, how many times faster than the recording the encoder ran, and the decoded WAV file.
+//! Usage: `encoder_settings INPUT.wav OUTPUT_DIRECTORY`. Each line of output is a JSON object with the settings, the bits a
+//! second that came out, how many times faster than the recording the encoder ran, and the decoded WAV file.
 
 use std::error::Error;
 use std::path::Path;
@@ -62,8 +62,10 @@ fn settings() -> Result<Vec<OpusConfig>, Box<dyn Error>> {
     Ok(all)
 }
 
+type Packets = Vec<Vec<u8>>;
+
 /// The packets, and how many times faster than the recording they were made.
-fn encode(config: &OpusConfig, pcm: &[f32]) -> Result<(Vec<Vec<u8>>, f64), Box<dyn Error>> {
+fn encode(config: &OpusConfig, pcm: &[f32]) -> Result<(Packets, f64), Box<dyn Error>> {
     let mut best = f64::MAX;
     let mut packets = Vec::new();
     for _ in 0..RUNS {

@@ -493,15 +493,15 @@ mod tests {
             let mut bytes = Vec::new();
             let alice = chain(ALICE, 0, tone(50, 960, 0.05).iter().map(|p| (960, opus(p))));
             let bob = chain(BOB, 500, tone(100, 960, 0.03).iter().map(|p| (960, opus(p))));
-            for n in 0..100 {
+            for (n, theirs) in bob.iter().enumerate() {
                 if let Some(stretch) = alice.get(n) {
                     file.push(Side::Left, stretch).unwrap();
                 }
                 if n == 50 {
                     file.end_track(Side::Left, ALICE);
                 }
-                file.push(Side::Right, &bob[n]).unwrap();
-                file.advance(bob[n].start.min(MediaTime((n as i64 + 1) * 960))).unwrap();
+                file.push(Side::Right, theirs).unwrap();
+                file.advance(theirs.start.min(MediaTime((n as i64 + 1) * 960))).unwrap();
                 file.take_bytes(&mut bytes);
             }
             file.finish(MediaTime(96_500)).unwrap();

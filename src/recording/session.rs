@@ -249,7 +249,7 @@ impl Session {
                 self.presence.left(sid, at);
             }
             RoomEvent::TrackPublished { track, .. } => {
-                let Some(rolled) = self.roll.track(track.key) else { return None };
+                let rolled = self.roll.track(track.key)?;
                 let spec = TrackSpec { kind: rolled.kind, codec: track.codec, muted: track.muted };
                 tracing::info!(track = %track.sid, source = %track.source, "track published");
                 self.pipeline.published(track.key, spec, at);
