@@ -55,3 +55,8 @@ pub mod room;
 #[cfg(feature = "testkit")]
 pub mod testkit;
 pub mod time;
+
+/// The examples of the README, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

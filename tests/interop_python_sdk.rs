@@ -1,16 +1,22 @@
 //! The official Python SDK (real libwebrtc) publishes, callreel listens.
 
+use std::path::Path;
 use std::time::Duration;
 
 use callreel::call::Codec;
 use callreel::clock;
+use callreel::config::Config;
+use callreel::recording::{Manifest, Outcome, Recorder, RecordingHandle, State};
 use callreel::room::{Credentials, Room, RoomConfig, RoomEvent};
+use callreel::testkit::analysis;
 use callreel::testkit::audio::generate;
 use callreel::testkit::python::{self, PythonEvent};
-use callreel::testkit::{LiveKitServer, PublishPlan, PythonParticipant, PythonPublisher};
+use callreel::testkit::{Audio, LiveKitServer, PublishPlan, PythonParticipant, PythonPublisher};
 
 /// An Opus decoder takes any payload of RED (RFC 2198) for one packet, but its frames then have absurd lengths.
 const OPUS_20_MS: usize = 960;
+/// How far one voice may lie from its place against another.
+const TOLERANCE_MS: f64 = 20.0;
 
 #[tokio::test]
 async fn audio_of_the_sdk_arrives_as_plain_opus_and_its_video_is_left_alone() {
@@ -25,8 +31,8 @@ async fn audio_of_the_sdk_arrives_as_plain_opus_and_its_video_is_left_alone() {
 
     let baseline = python::subscribe(&server, "interop", "sdk").await.unwrap();
     let connecting = clock::now();
-    let key = Credentials::ApiKey { key: server.api_key().into(), secret: server.api_secret().into() };
-    let (room, mut events) = Room::connect(RoomConfig::new(server.url(), key).room("interop")).await.unwrap();
+    let config = RoomConfig::new(server.url(), key(&server));
+    let (room, mut events) = Room::connect(config.room("interop")).await.unwrap();
     let mut tracks = Vec::new();
     let mut first_packet = None;
     let mut decoder = opus::Decoder::new(48_000, opus::Channels::Mono).unwrap();
@@ -55,6 +61,132 @@ async fn audio_of_the_sdk_arrives_as_plain_opus_and_its_video_is_left_alone() {
         first_packet.unwrap().duration_since(connecting).as_secs_f64() * 1e3,
         millis(&baseline, "connecting", "first_packet"),
     );
+}
+
+#[tokio::test]
+async fn two_publishers_of_the_sdk_are_recorded_where_they_spoke() {
+    let server = LiveKitServer::start().await.unwrap();
+    let out = tempfile::tempdir().unwrap();
+    let (agent, caller) = (fixture("agent.flac"), fixture("caller.flac"));
+    // Each says two lines of its side of the conversation; the second ones overlap.
+    let said = [
+        ("agent", said(&agent, 0.50, 5.65), 1.0),
+        ("caller", said(&caller, 6.05, 9.17), 6.3),
+        ("agent", said(&agent, 9.47, 12.79), 9.8),
+        ("caller", said(&caller, 11.90, 14.09), 11.2),
+    ];
+    let speaker = |identity: &str| {
+        let mine = said.iter().filter(|(who, ..)| *who == identity);
+        mine.fold(PythonParticipant::new(identity, 14.5), |speaker, (_, sound, at)| speaker.says(sound, *at))
+    };
+    let mut caller = speaker("caller");
+    caller.dtx = false;
+    caller.red = false;
+    caller.video = true;
+    let plan = PublishPlan { queue_ms: 0, participants: vec![speaker("agent"), caller] };
+
+    let recording = record(&server, "aligned", out.path()).await;
+    let mut publisher = PythonPublisher::spawn(&server, "aligned", &plan).await.unwrap();
+    publisher.start().await.unwrap();
+    let events = publisher.finish().await.unwrap();
+    let (manifest, heard) = finished(&recording).await;
+
+    assert_eq!(manifest.outcome, Outcome::Complete, "{:?}", manifest.reasons);
+    assert_eq!(manifest.tracks.len(), 2, "one microphone each, and no camera");
+    let places: Vec<(f64, f64)> = said.iter().map(|(_, sound, at)| (*at, place(sound, &heard))).collect();
+    let (first_at, first_found) = places[0];
+    for ((at, found), (who, ..)) in places.iter().zip(&said) {
+        let error = ((found - first_found) - (at - first_at)) * 1e3;
+        println!("{who} at {at:.1} s: {error:+.2} ms against the first line");
+        assert!(error.abs() <= TOLERANCE_MS, "{who} at {at} s is off by {error:.1} ms; {events:?}");
+    }
+}
+
+#[tokio::test]
+async fn muting_republishing_leaving_and_rejoining_in_the_sdk_are_in_file_and_manifest() {
+    let server = LiveKitServer::start().await.unwrap();
+    let out = tempfile::tempdir().unwrap();
+    let words = fixture("words.flac");
+    let line = said(&fixture("caller.flac"), 6.05, 7.60);
+    // "one" to "four", muted during "two" and "three".
+    let mut muted = PythonParticipant::new("muted", 12.8).says(&said(&words, 0.0, 3.0), 1.0);
+    muted.mute = vec![(1.74, 3.20)];
+    let first = PythonParticipant::new("again", 6.2).says(&line, 4.5);
+    let mut second = PythonParticipant::new("again", 12.8).says(&line, 8.5).says(&line, 11.1);
+    second.join = Some(7.0);
+    second.publish = Some(vec![(7.8, 10.2), (10.5, 12.8)]);
+    let plan = PublishPlan { queue_ms: 0, participants: vec![muted, first, second] };
+
+    let recording = record(&server, "lives", out.path()).await;
+    let mut publisher = PythonPublisher::spawn(&server, "lives", &plan).await.unwrap();
+    publisher.start().await.unwrap();
+    publisher.finish().await.unwrap();
+    let (manifest, heard) = finished(&recording).await;
+
+    assert_eq!(manifest.outcome, Outcome::Complete, "{:?}", manifest.reasons);
+    let count = |identity: &str| manifest.tracks.iter().filter(|track| track.identity == identity).count();
+    assert_eq!(count("muted"), 1);
+    assert_eq!(count("again"), 3, "one of the first session, two of the second");
+    let sessions = manifest.participants.iter().filter(|participant| participant.identity == "again").count();
+    assert_eq!(sessions, 2);
+
+    let zero = place(&said(&words, 0.0, 0.67), &heard) - 1.0;
+    // The whole line is looked for, so that neither its first word nor its last may lack: `again` leaves right after it.
+    for (what, sound, at) in [
+        ("four", &said(&words, 2.25, 2.92), 3.25),
+        ("the line before leaving", &line, 4.5),
+        ("the line after rejoining", &line, 8.5),
+        ("the line after publishing again", &line, 11.1),
+    ] {
+        let from = zero + at - 0.5;
+        let around = said(&heard, from, from + 1.0 + sound.duration().as_secs_f64());
+        let error = (from + place(sound, &around) - zero - at) * 1e3;
+        println!("{what}: {error:+.2} ms against the first word");
+        assert!(error.abs() <= TOLERANCE_MS, "{what} is off by {error:.1} ms");
+    }
+    let in_between = said(&heard, zero + 1.85, zero + 3.15);
+    assert!(analysis::level(in_between.channel(0)) < -60.0, "nothing is heard of the muted words");
+}
+
+/// Starts a recording and waits until it is in the room.
+async fn record(server: &LiveKitServer, room: &str, out: &Path) -> RecordingHandle {
+    let mut config = Config::new(server.url(), key(server), room);
+    config.out = out.to_owned();
+    config.stop.departure_timeout = Duration::from_secs(1);
+    let mut recording = Recorder::start(config);
+    while recording.status().state == State::Starting {
+        recording.changed().await;
+    }
+    recording
+}
+
+/// Waits for the recording's end; its manifest, and what is to be heard in it.
+async fn finished(recording: &RecordingHandle) -> (Manifest, Audio) {
+    let result = recording.wait().await;
+    let manifest = std::fs::read(result.manifest.expect("there is a manifest")).unwrap();
+    let manifest: Manifest = serde_json::from_slice(&manifest).unwrap();
+    manifest.check().unwrap();
+    (manifest, Audio::read(&result.outputs[0].location).unwrap())
+}
+
+fn key(server: &LiveKitServer) -> Credentials {
+    Credentials::ApiKey { key: server.api_key().into(), secret: server.api_secret().into() }
+}
+
+fn fixture(name: &str) -> Audio {
+    Audio::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)).unwrap()
+}
+
+/// What is said from `from` to `to` seconds.
+fn said(sound: &Audio, from: f64, to: f64) -> Audio {
+    sound.slice((from * 48e3) as usize..(to * 48e3) as usize)
+}
+
+/// Where `sound` lies in `recording`, in seconds.
+fn place(sound: &Audio, recording: &Audio) -> f64 {
+    let found = analysis::find(sound.channel(0), recording.channel(0)).expect("neither is silent");
+    assert!(found.score > 0.5, "it is not in the recording: {found:?}");
+    found.offset as f64 / 48e3
 }
 
 fn millis(events: &[PythonEvent], from: &str, to: &str) -> f64 {

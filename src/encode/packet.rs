@@ -55,15 +55,37 @@ pub fn samples(packet: &[u8]) -> Option<u32> {
     (1..=MAX_SAMPLES).contains(&samples).then_some(samples)
 }
 
-/// Writes a packet of digital silence of `samples` samples (480, 960, 1920 or 2880) over what is in `out`.
+/// Writes a packet in which nothing is coded, of the same mode and duration as `like`, over what is in `out`: a decoder
+/// conceals it.
+///
+/// # Errors
+/// [`EncodeError::Packet`] where `like` is no Opus packet.
+pub fn write_concealed(like: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    let (Some(toc), Some(_)) = (like.first(), samples(like)) else {
+        return Err(EncodeError::Packet("empty, or longer than 120 ms"));
+    };
+    out.clear();
+    out.push(*toc);
+    if toc & 3 == 2 {
+        out[0] -= 1;
+    }
+    if let (3, Some(count)) = (toc & 3, like.get(1)) {
+        out.push(count & 0x3f);
+    }
+    Ok(())
+}
+
+/// Writes a packet of digital silence of `samples` samples (120, 240, 480, 960, 1920 or 2880) over what is in `out`.
 pub fn write_silence(samples: u32, stereo: bool, out: &mut Vec<u8>) -> Result<(), EncodeError> {
     const FRAME: [u8; 2] = [0xff, 0xfe];
     let (config, frames) = match samples {
-        480 => (30u8, 1),
+        120 => (28u8, 1),
+        240 => (29, 1),
+        480 => (30, 1),
         960 => (31, 1),
         1920 => (31, 2),
         2880 => (31, 3),
-        _ => return Err(EncodeError::Packet("silence comes in 10, 20, 40 or 60 ms")),
+        _ => return Err(EncodeError::Packet("silence comes in 2.5, 5, 10, 20, 40 or 60 ms")),
     };
     let toc = config << 3 | u8::from(stereo) << 2;
     out.clear();
@@ -266,7 +288,9 @@ mod tests {
 
     #[test]
     fn silence_packets_decode_to_nothing_of_their_length() {
-        for (samples, stereo) in [(480, false), (960, false), (1920, true), (2880, false), (2880, true)] {
+        for (samples, stereo) in
+            [(120, false), (240, true), (480, false), (960, false), (1920, true), (2880, false), (2880, true)]
+        {
             let mut packet = Vec::new();
             write_silence(samples, stereo, &mut packet).unwrap();
             assert_eq!(is_stereo(&packet), Some(stereo));
@@ -278,6 +302,21 @@ mod tests {
             assert!(loudest < 1e-9, "{loudest}");
         }
         assert!(write_silence(961, false, &mut Vec::new()).is_err());
+    }
+
+    #[test]
+    fn a_packet_to_be_concealed_lasts_as_long_as_its_model() {
+        for like in
+            [&[0x08, 1, 2][..], &[0x09, 1, 2], &[0x0a, 1, 2, 3], &[0x0b, 0x83, 1, 1, 9, 9, 9], &[0xfb, 0x03, 1, 2, 3]]
+        {
+            let mut packet = Vec::new();
+            write_concealed(like, &mut packet).unwrap();
+            assert_eq!(samples(&packet), samples(like));
+            let mut decoder = opus::Decoder::new(48_000, opus::Channels::Mono).unwrap();
+            let frames = decoder.decode_float(&packet, &mut [0.0; 5760], false).unwrap();
+            assert_eq!(u32::try_from(frames).ok(), samples(like));
+        }
+        assert!(write_concealed(&[], &mut Vec::new()).is_err());
     }
 
     #[test]
@@ -347,6 +386,7 @@ mod tests {
         fn foreign_bytes_do_no_harm(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
             let mut out = Vec::new();
             let _ = samples(&bytes);
+            let _ = write_concealed(&bytes, &mut out);
             let _ = join_streams(&bytes, &bytes, &mut out);
             let _ = split_streams(&bytes, &mut out);
         }

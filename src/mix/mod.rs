@@ -1,17 +1,30 @@
 //! Gains, layouts and the limiter. Pure.
 //!
-//! [`Mixer`] sums frames of PCM; [`Mixdown`] is the whole way from settled stretches of many tracks to one Ogg Opus
-//! stream.
+//! | item | what it makes of settled stretches |
+//! |---|---|
+//! | [`Mixdown`] | one Ogg Opus stream of all tracks together |
+//! | [`DualFile`] | one of two uncoupled channels, one side of the call in each |
+//! | [`TrackFile`] | one of a single participant |
+//! | [`Mixer`] | nothing yet: it sums frames of PCM and keeps sums from clipping |
 
+mod files;
+mod lane;
 mod limiter;
 mod mixdown;
 mod mixer;
+mod packets;
+mod pass_through;
+mod transcoder;
 
 use thiserror::Error;
 
+pub use files::{DualFile, Side, TrackFile};
+pub use lane::{LaneReport, Mixing};
 pub use limiter::CEILING_DBTP;
-pub use mixdown::{Mixdown, MixdownConfig, TrackReport};
+pub use mixdown::{Mixdown, MixdownConfig};
 pub use mixer::Mixer;
+pub use pass_through::{PassStats, Unpassable};
+pub use transcoder::TrackReport;
 
 use crate::decode::DecodeError;
 use crate::encode::EncodeError;

@@ -33,6 +33,9 @@ const PACKET: usize = 64 << 10;
 /// How many datagrams are read before everybody else gets a turn.
 const BURST: usize = 512;
 
+/// How long the server may take to begin ICE anew by itself, after it closed the path.
+const RESTART_GRACE: Duration = Duration::from_millis(500);
+
 /// How long saying goodbye may take.
 const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -71,10 +74,14 @@ struct Media {
     peer: Option<Peer>,
     udp: UdpLink,
     tcp: Option<TcpLink>,
+    /// ICE has begun anew since `tcp` was opened: the server will close it and wants another (RFC 6544 §7.1).
+    tcp_stale: bool,
     opening: Option<JoinHandle<io::Result<TcpLink>>>,
     tcp_candidates: Vec<Candidate>,
     /// When to try TCP beside UDP.
     tcp_at: Option<Instant>,
+    /// When to ask the server to begin ICE anew, unless it does so by itself.
+    resume_at: Option<Instant>,
     /// When media must have come (back).
     deadline: Option<Instant>,
     told: Option<MediaState>,
@@ -105,9 +112,11 @@ impl Engine {
             peer: None,
             udp,
             tcp: None,
+            tcp_stale: false,
             opening: None,
             tcp_candidates: Vec::new(),
             tcp_at: None,
+            resume_at: None,
             deadline: None,
             told: None,
         };
@@ -173,6 +182,7 @@ impl Engine {
         media.drop_tcp();
         media.tcp_candidates.clear();
         media.tcp_at = None;
+        media.resume_at = None;
         media.deadline = Some(at + self.config.timeouts.udp + self.config.timeouts.media);
         let events = self.roster.resync(join.participant.as_ref(), &join.other_participants, at);
         self.publish(events);
@@ -217,6 +227,10 @@ impl Engine {
             tracing::info!("media does not connect over UDP; trying TCP");
             self.media.open_tcp();
         }
+        if self.media.resume_at.is_some_and(|at| at <= now) {
+            self.media.resume_at = None;
+            self.repair.need(Step::Resume, "no path for media works any more", now);
+        }
         if self.media.deadline.is_some_and(|at| at <= now) {
             self.media.deadline = None;
             self.repair.need(Step::Rejoin, "media does not connect", now);
@@ -240,7 +254,7 @@ impl Engine {
     /// Does all that the media connection wants, and tells when it wants to be woken.
     fn drain(&mut self, now: Instant) -> Instant {
         let mut wake = now + Duration::from_secs(3600);
-        let timers = [self.repair.wake(), self.media.tcp_at, self.media.deadline];
+        let timers = [self.repair.wake(), self.media.tcp_at, self.media.resume_at, self.media.deadline];
         for at in timers.into_iter().flatten() {
             wake = wake.min(at);
         }
@@ -281,11 +295,16 @@ impl Engine {
             }
             PeerEvent::Connected | PeerEvent::PathRestored => {
                 self.media.deadline = None;
+                self.media.resume_at = None;
                 self.media.tcp_at = None;
                 let transport = self.media.peer.as_ref().map_or(Transport::Udp, Peer::transport);
                 self.tell_media(MediaState::Connected(transport), now);
             }
-            PeerEvent::PathLost => self.on_path_lost("no path for media works any more", now),
+            PeerEvent::PathInDoubt => {
+                let patience = self.config.timeouts.media;
+                self.media.deadline.get_or_insert(now + patience);
+            }
+            PeerEvent::PathLost => self.on_path_lost(now),
             PeerEvent::Closed => {
                 self.tell_media(MediaState::Interrupted, now);
                 // The server says more by signalling where it means us to go; else this is a failure to mend.
@@ -294,10 +313,11 @@ impl Engine {
         }
     }
 
-    fn on_path_lost(&mut self, why: &str, now: Instant) {
+    fn on_path_lost(&mut self, resume_at: Instant) {
+        let now = crate::clock::now();
         self.tell_media(MediaState::Interrupted, now);
+        self.media.resume_at = Some(resume_at);
         self.media.deadline = Some(now + self.config.timeouts.media);
-        self.repair.need(Step::Resume, why, now);
     }
 
     fn on_peer_failed(&mut self, error: &dyn std::fmt::Display, now: Instant) {
@@ -361,8 +381,10 @@ impl Engine {
         if let Err(error) = read {
             tracing::info!(%error, "the TCP path is gone");
             self.media.tcp = None;
-            if self.media.told == Some(MediaState::Connected(Transport::Tcp)) {
-                self.on_path_lost("the TCP path for media is gone", now);
+            let expected = self.media.tcp_stale || self.media.opening.is_some();
+            if !expected && self.media.told == Some(MediaState::Connected(Transport::Tcp)) {
+                // The server closes it just before it tells us that ICE begins anew.
+                self.on_path_lost(now + RESTART_GRACE);
             }
         }
         ON
@@ -383,6 +405,7 @@ impl Engine {
             }
         }
         self.media.tcp = Some(tcp);
+        self.media.tcp_stale = false;
         ON
     }
 
@@ -503,6 +526,8 @@ impl Engine {
         self.negotiated = Some((offer, answer));
         if restarted {
             self.media.tcp_candidates.clear();
+            self.media.tcp_stale = true;
+            self.media.resume_at = None;
         }
         if (first || restarted) && self.config.transport == TransportPolicy::Auto {
             self.media.tcp_at = Some(now + self.config.timeouts.udp);
@@ -596,7 +621,10 @@ impl Media {
     fn transmit(&mut self, transmit: &Transmit) {
         if transmit.proto == Protocol::Udp {
             self.udp.send(&transmit.contents, transmit.destination);
-        } else if let Some(tcp) = self.tcp.as_mut().filter(|tcp| tcp.remote() == transmit.destination)
+            return;
+        }
+        let ours = |tcp: &&mut TcpLink| tcp.remote() == transmit.destination && tcp.local() == transmit.source;
+        if let Some(tcp) = self.tcp.as_mut().filter(ours)
             && let Err(error) = tcp.send(&transmit.contents)
         {
             // The next read finds the stream broken and says so.
@@ -605,7 +633,7 @@ impl Media {
     }
 
     fn open_tcp(&mut self) {
-        if self.tcp.is_some() || self.opening.is_some() {
+        if self.opening.is_some() || (self.tcp.is_some() && !self.tcp_stale) {
             return;
         }
         let remotes: Vec<SocketAddr> = self.tcp_candidates.iter().map(Candidate::addr).collect();

@@ -23,6 +23,8 @@
 //! # }
 //! ```
 //!
+//! Media comes directly from the server, over UDP or TCP; relays (TURN) are not used.
+//!
 //! What the engine promises:
 //!
 //! * It subscribes to every audio track, now and later, and to nothing else; it publishes nothing.
@@ -109,7 +111,7 @@ impl Room {
         let (sender, events) = queue::queue(config.backlog);
         let (requests, request_queue) = mpsc::unbounded_channel();
         let engine = Engine::new(config, signal, sender.clone(), request_queue, &join, at)?;
-        let task = tokio::spawn(supervise(engine, sender));
+        let task = tokio::spawn(supervise(engine.run(), sender));
         Ok((Self { name: ticket.room, identity: ticket.identity, remarks: ticket.remarks, requests, task }, events))
     }
 
@@ -146,8 +148,8 @@ impl Room {
 }
 
 /// Runs the engine in a task of its own, so that a panic in it ends this call with a word and no other.
-async fn supervise(engine: Engine, mut events: queue::EventSender) {
-    if let Err(error) = tokio::spawn(engine.run()).await {
+async fn supervise(engine: impl Future<Output = ()> + Send + 'static, mut events: queue::EventSender) {
+    if let Err(error) = tokio::spawn(engine).await {
         tracing::error!(%error, "the room engine failed");
         let reason = CloseReason::Lost(format!("the room engine failed: {error}"));
         events.send(RoomEvent::Closed { reason, at: crate::clock::now() });
@@ -161,5 +163,21 @@ pub fn ensure_crypto_provider() {
     if rustls::crypto::CryptoProvider::get_default().is_none() {
         // Somebody else was faster: as good.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_told_as_the_end_of_its_call() {
+        let (sender, mut events) = queue::queue(10);
+        supervise(async { panic!("a bug") }, sender).await;
+        match events.recv().await {
+            Some(RoomEvent::Closed { reason: CloseReason::Lost(why), .. }) => assert!(why.contains("a bug"), "{why}"),
+            other => panic!("{other:?}"),
+        }
+        assert!(events.recv().await.is_none());
     }
 }

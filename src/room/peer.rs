@@ -50,6 +50,8 @@ pub(super) enum PeerEvent {
     Connected,
     /// The path is back after having been lost.
     PathRestored,
+    /// The path that was in use does not answer, or ICE begins anew; another may still work.
+    PathInDoubt,
     /// No path works at present.
     PathLost,
     /// The server ended the connection.
@@ -239,6 +241,9 @@ impl Peer {
             }
             Event::IceConnectionStateChange(IceConnectionState::Disconnected) => {
                 self.connected.then_some(PeerEvent::PathLost)
+            }
+            Event::IceConnectionStateChange(IceConnectionState::Checking) => {
+                self.connected.then_some(PeerEvent::PathInDoubt)
             }
             Event::IceConnectionStateChange(state) if state.is_connected() && self.connected => {
                 Some(PeerEvent::PathRestored)

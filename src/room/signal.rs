@@ -184,6 +184,7 @@ impl Line {
             Command::Send(message) => self.client.send(*message).await,
             Command::Settled => self.client.set_reconnected().await,
             Command::Resume(reason) => {
+                self.hang_up().await;
                 let notice = match self.client.restart(reason).await {
                     Ok(_) => Notice::Resumed,
                     Err(error) => {
@@ -204,9 +205,20 @@ impl Line {
         }
     }
 
+    /// Closes the connection and takes out of the queue that it closed: said after the next one is open, it would be
+    /// taken for the end of that one.
+    async fn hang_up(&mut self) {
+        self.client.close().await;
+        while let Ok(event) = self.events.try_recv() {
+            if let SignalEvent::Message(message) = event {
+                self.tell(Notice::Message(message));
+            }
+        }
+    }
+
     async fn rejoin(&mut self) -> Result<(JoinResponse, Instant), RoomError> {
         let token = self.door.fresh_token(self.client.token())?;
-        self.client.close().await;
+        self.hang_up().await;
         let (client, events, join, at) = self.door.enter(&token).await?;
         self.client = client;
         self.events = events;

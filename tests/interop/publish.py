@@ -12,6 +12,7 @@ Reads a plan, one line of JSON, from standard input:
         mute        spans [from, to] in which it is muted
         sounds      a list of {file, at}: what it says: raw samples, 16 bit, little endian, 48 kHz, mono
         dtx         whether the encoder may stop sending in silence
+        red         whether it sends redundant audio
         video       whether it publishes a camera, too
 
 Times are seconds from the common start. The start is a second line on standard input, `go`; those who join before it

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use callreel::call::TrackKey;
-use callreel::room::{Impairment, RoomEvent, Timeouts};
+use callreel::room::{Impairment, RoomEvent, Timeouts, TransportPolicy};
 use callreel::testkit::audio::generate;
 use callreel::testkit::{Audio, LiveKitServer, Publisher, PublisherConfig, TrackOptions};
 use livekit_protocol::simulate_scenario::Scenario;
@@ -119,8 +119,37 @@ async fn media_that_stops_is_told_and_mended() {
     watched.until_line("media Interrupted").await;
     // UDP stays blocked, so what mends it is TCP.
     watched.until_line("media Connected(Tcp)").await;
-    watched.until_packet(TrackKey(0)).await;
+    for _ in 0..100 {
+        watched.until_packet(TrackKey(0)).await;
+    }
     room.close().await;
+    let log = server.log();
+    let resumed = log.lines().filter(|line| line.contains("resuming RTC session")).count();
+    assert_eq!(resumed, 1, "one resume mends it:\n{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resumed_session_goes_on_over_tcp_and_no_packet_is_missed() {
+    let server = LiveKitServer::start().await.unwrap();
+    let cable = Cable::lay(&server).await;
+    let (room, mut watched) = join(config(&server).url(cable.url()).transport(TransportPolicy::Tcp)).await;
+    let ann = Publisher::join(PublisherConfig::on(&server, "room", "ann")).await.unwrap();
+    let voice = ann.publish(speech(), TrackOptions::default()).await.unwrap();
+    watched.until_packet(TrackKey(0)).await;
+    cable.cut();
+    // Longer than a path without answers lasts.
+    let enough = callreel::clock::now() + Duration::from_secs(12);
+    watched
+        .until("packet after twelve seconds", |event| {
+            matches!(event, RoomEvent::Rtp(packet) if packet.arrival >= enough).then_some(())
+        })
+        .await;
+    room.close().await;
+    watched.rest().await;
+    assert_eq!(missing(&voice.sent().packets(), &watched.packets(TrackKey(0))), Vec::<u16>::new());
+    let media = watched.lines().into_iter().filter(|line| line.starts_with("media")).next_back();
+    assert_eq!(media.as_deref(), Some("media Connected(Tcp)"));
+    assert_eq!(server.log().lines().filter(|line| line.contains("resuming RTC session")).count(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use callreel::call::TrackKey;
 use callreel::room::{Credentials, Room, RoomConfig, RoomEvent, RoomEvents, RtpPacket};
 use callreel::testkit::{LiveKitServer, SentPacket};
+use tracing_subscriber::EnvFilter;
 
 /// Longer than anything here takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -18,6 +19,9 @@ pub fn config(server: &LiveKitServer) -> RoomConfig {
 }
 
 pub async fn join(config: RoomConfig) -> (Room, Watched) {
+    // With RUST_LOG set, a failing test shows what went on; the second test of a process finds it done.
+    let log = tracing_subscriber::fmt().with_env_filter(EnvFilter::from_default_env()).with_test_writer();
+    let _ = log.try_init();
     let (room, events) = Room::connect(config).await.unwrap();
     (room, Watched { events, seen: Vec::new() })
 }

@@ -1,0 +1,43 @@
+//! Opus packets on their way from what makes them to what writes them.
+
+use std::collections::VecDeque;
+
+/// A queue of packets that keeps its memory.
+#[derive(Debug, Default)]
+pub(super) struct Packets {
+    bytes: Vec<u8>,
+    /// Where the first packet begins in `bytes`.
+    at: usize,
+    /// Bytes and samples of each.
+    lengths: VecDeque<(usize, u32)>,
+    written: u64,
+}
+
+impl Packets {
+    pub(super) fn push(&mut self, packet: &[u8], samples: u32) {
+        if self.lengths.is_empty() {
+            self.bytes.clear();
+            self.at = 0;
+        }
+        self.bytes.extend_from_slice(packet);
+        self.lengths.push_back((packet.len(), samples));
+        self.written += u64::from(samples);
+    }
+
+    /// The first packet and its samples.
+    pub(super) fn first(&self) -> Option<(&[u8], u32)> {
+        self.lengths.front().map(|(length, samples)| (&self.bytes[self.at..self.at + length], *samples))
+    }
+
+    /// Drops the first packet.
+    pub(super) fn drop_first(&mut self) {
+        if let Some((length, _)) = self.lengths.pop_front() {
+            self.at += length;
+        }
+    }
+
+    /// Samples of all packets so far, those taken included.
+    pub(super) fn written(&self) -> u64 {
+        self.written
+    }
+}

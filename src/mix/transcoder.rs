@@ -1,0 +1,230 @@
+//! Many tracks to one sequence of Opus packets: decode, mix, encode.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
+use super::packets::Packets;
+use super::{MixError, Mixer};
+use crate::call::TrackKey;
+use crate::capture::Settled;
+use crate::decode::{DecodeStats, Level, TrackDecoder};
+use crate::encode::{OpusConfig, OpusEncoder};
+use crate::time::{MediaTime, SLOT, SampleCount};
+
+/// Below this peak (−60 dBFS) nobody speaks.
+const TRIMMED_BELOW: f32 = 0.001;
+
+/// A sound that ended may ring on for so long.
+const RING_OUT: SampleCount = SampleCount::from_millis(10);
+
+/// What is known of a track's sound.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct TrackReport {
+    /// Level of the last 20 ms that were mixed.
+    pub level: Level,
+    /// What its decoder did.
+    pub stats: DecodeStats,
+}
+
+/// Decodes, mixes and encodes. Its packets follow each other without a gap from where it was started.
+pub(super) struct Transcoder {
+    tracks: BTreeMap<TrackKey, Input>,
+    ended: BTreeMap<TrackKey, DecodeStats>,
+    mixer: Mixer,
+    encoder: OpusEncoder,
+    /// End of what was mixed.
+    at: MediaTime,
+    slot: Vec<f32>,
+    frame: Vec<f32>,
+    /// Packets that only warm the encoder up, and go nowhere.
+    warming: u32,
+    /// From here on, silence is held back.
+    hold_from: Option<MediaTime>,
+    /// Frames of silence held back before `at`.
+    held: SampleCount,
+    finished: bool,
+}
+
+struct Input {
+    decoder: TrackDecoder,
+    gain: f32,
+    level: Level,
+    ended: bool,
+}
+
+impl Transcoder {
+    /// A transcoder whose first packet begins with sample 0 of the timeline.
+    pub(super) fn new(config: &OpusConfig) -> Result<Self, MixError> {
+        let encoder = OpusEncoder::new(config)?;
+        let channels = config.channels();
+        Ok(Self {
+            tracks: BTreeMap::new(),
+            ended: BTreeMap::new(),
+            mixer: Mixer::new(channels),
+            frame: vec![0.0; encoder.frame_len()],
+            slot: vec![0.0; SLOT as usize * channels],
+            encoder,
+            at: MediaTime::ZERO,
+            warming: 0,
+            hold_from: None,
+            held: SampleCount::ZERO,
+            finished: false,
+        })
+    }
+
+    /// A transcoder that takes over in the middle of a stream, where its packets say `granule`. What it encodes from there
+    /// on sounds as if it had been at work before.
+    pub(super) fn taking_over(config: &OpusConfig, granule: u64) -> Result<Self, MixError> {
+        let mut transcoder = Self::new(config)?;
+        let frame = SampleCount(u64::from(config.frame_duration().samples()));
+        transcoder.at = MediaTime(granule as i64) - frame;
+        transcoder.warming = 1;
+        Ok(transcoder)
+    }
+
+    pub(super) fn pre_skip(&self) -> u16 {
+        self.encoder.pre_skip()
+    }
+
+    pub(super) fn push(&mut self, stretch: &Settled) -> Result<(), MixError> {
+        let input = match self.tracks.entry(stretch.track) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => {
+                let decoder = TrackDecoder::new(self.encoder.config().channels())?;
+                entry.insert(Input { decoder, gain: 1.0, level: Level::default(), ended: false })
+            }
+        };
+        Ok(input.decoder.push(stretch)?)
+    }
+
+    pub(super) fn end_track(&mut self, track: TrackKey) {
+        if let Some(input) = self.tracks.get_mut(&track) {
+            input.decoder.finish();
+            input.ended = true;
+        }
+    }
+
+    pub(super) fn set_gain(&mut self, track: TrackKey, gain: f32) {
+        if let Some(input) = self.tracks.get_mut(&track) {
+            input.gain = gain;
+        }
+    }
+
+    /// Encodes up to `settled`, as far as whole slots go and every track has come.
+    pub(super) fn advance(&mut self, settled: MediaTime, out: &mut Packets) -> Result<(), MixError> {
+        let live = self.tracks.values().filter(|input| !input.ended);
+        let ready = live.filter_map(|input| input.decoder.ready()).min();
+        let until = ready.map_or(settled, |ready| ready.min(settled));
+        let slot = SampleCount(SLOT);
+        while self.at + slot <= until {
+            self.mix_slot(SLOT as usize, out)?;
+            self.encode_whole_frames(out)?;
+        }
+        Ok(())
+    }
+
+    /// Holds silence after `from` back, until a sound follows or `from` is `None` again.
+    pub(super) fn hold_silence_from(&mut self, from: Option<MediaTime>) {
+        self.hold_from = from;
+    }
+
+    /// Encodes up to `end`, or to where the silence begins that is held back, and on until what was encoded can be heard.
+    /// Gives where that is.
+    pub(super) fn finish(&mut self, end: MediaTime, out: &mut Packets) -> Result<SampleCount, MixError> {
+        self.tracks.values_mut().for_each(|input| input.decoder.finish());
+        while self.at < end {
+            let frames = end.since(self.at).0.min(SLOT);
+            self.mix_slot(frames as usize, out)?;
+            self.encode_whole_frames(out)?;
+        }
+        if !std::mem::replace(&mut self.finished, true) {
+            self.mixer.finish();
+        }
+        self.encode_whole_frames(out)?;
+        let total = (end - self.held).since(MediaTime::ZERO);
+        self.fill(total.0 + u64::from(self.pre_skip()), out)?;
+        Ok(total)
+    }
+
+    /// Encodes silence until the stream holds at least `samples` samples.
+    pub(super) fn fill(&mut self, samples: u64, out: &mut Packets) -> Result<(), MixError> {
+        while out.written() < samples {
+            self.mixer.take_rest(&mut self.frame);
+            self.encode_frame(out)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn position(&self) -> MediaTime {
+        self.at
+    }
+
+    pub(super) fn least_gain(&self) -> f32 {
+        self.mixer.least_gain()
+    }
+
+    pub(super) fn tracks(&self) -> impl Iterator<Item = (TrackKey, TrackReport)> {
+        let live = self.tracks.iter();
+        let live = live.map(|(key, input)| (*key, TrackReport { level: input.level, stats: input.decoder.stats() }));
+        let ended = self.ended.iter();
+        live.chain(ended.map(|(key, stats)| (*key, TrackReport { level: Level::default(), stats: *stats })))
+    }
+
+    fn mix_slot(&mut self, frames: usize, out: &mut Packets) -> Result<(), MixError> {
+        let slot = &mut self.slot[..frames * self.encoder.config().channels()];
+        for input in self.tracks.values_mut() {
+            let silent = input.decoder.read(self.at, slot).silent;
+            input.level = if silent { Level::default() } else { Level::of(slot) };
+            if !silent {
+                self.mixer.add(slot, input.gain);
+            }
+        }
+        let quiet = self.tracks.values().all(|input| input.level.peak * input.gain.abs() < TRIMMED_BELOW);
+        if quiet && self.hold_from.is_some_and(|from| self.at >= from) {
+            self.mixer.discard();
+            self.held += SampleCount(frames as u64);
+        } else {
+            self.write_held_silence(out)?;
+            self.mixer.mix(frames);
+        }
+        self.at = self.at + SampleCount(frames as u64);
+        let at = self.at;
+        let ended = &mut self.ended;
+        self.tracks.retain(|key, input| {
+            let over = input.ended && input.decoder.ready().is_none_or(|end| end + RING_OUT <= at);
+            if over {
+                ended.insert(*key, input.decoder.stats());
+            }
+            !over
+        });
+        Ok(())
+    }
+
+    fn write_held_silence(&mut self, out: &mut Packets) -> Result<(), MixError> {
+        while self.held > SampleCount::ZERO {
+            let frames = self.held.0.min(SLOT);
+            self.mixer.insert_silence(frames as usize);
+            self.encode_whole_frames(out)?;
+            self.held = SampleCount(self.held.0 - frames);
+        }
+        Ok(())
+    }
+
+    fn encode_whole_frames(&mut self, out: &mut Packets) -> Result<(), MixError> {
+        while self.mixer.take(&mut self.frame) {
+            self.encode_frame(out)?;
+        }
+        Ok(())
+    }
+
+    fn encode_frame(&mut self, out: &mut Packets) -> Result<(), MixError> {
+        let samples = self.encoder.config().frame_duration().samples();
+        let packet = self.encoder.encode(&self.frame)?;
+        if self.warming > 0 {
+            self.warming -= 1;
+        } else {
+            out.push(packet, samples);
+        }
+        Ok(())
+    }
+}
