@@ -21,8 +21,7 @@ type Heard = HashMap<String, Vec<RtpPacket>>;
 #[tokio::test]
 async fn every_packet_arrives_once_in_order_and_as_it_was_sent() {
     let server = LiveKitServer::start().await.unwrap();
-    let credentials =
-        Credentials::ApiKey { key: server.api_key().to_owned(), secret: server.api_secret().to_owned().into() };
+    let credentials = Credentials::ApiKey { key: server.api_key().to_owned(), secret: server.api_secret().to_owned() };
     let config = RoomConfig::new(server.url(), credentials).room("room");
     let (room, mut events) = Room::connect(config).await.unwrap();
 

@@ -38,7 +38,7 @@ impl Call {
         let server = LiveKitServer::start().await.unwrap();
         let out = tempfile::tempdir().unwrap();
         let credentials =
-            Credentials::ApiKey { key: server.api_key().to_owned(), secret: server.api_secret().to_owned().into() };
+            Credentials::ApiKey { key: server.api_key().to_owned(), secret: server.api_secret().to_owned() };
         let mut config = Config::new(server.url(), credentials, ROOM);
         config.out = out.path().to_owned();
         config.stop.departure_timeout = Duration::from_secs(1);
