@@ -147,7 +147,7 @@ async fn a_resumed_session_goes_on_over_tcp_and_no_packet_is_missed() {
     room.close().await;
     watched.rest().await;
     assert_eq!(missing(&voice.sent().packets(), &watched.packets(TrackKey(0))), Vec::<u16>::new());
-    let media = watched.lines().into_iter().filter(|line| line.starts_with("media")).next_back();
+    let media = watched.lines().into_iter().rfind(|line| line.starts_with("media"));
     assert_eq!(media.as_deref(), Some("media Connected(Tcp)"));
     assert_eq!(server.log().lines().filter(|line| line.contains("resuming RTC session")).count(), 1);
 }
