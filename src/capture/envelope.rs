@@ -53,7 +53,7 @@ const JITTER_MOST: f64 = 9600.0;
 /// Observations until the map counts as converged.
 const CONVERGED: usize = 2;
 
-/// The clock map; see the [module](self).
+/// The clock map.
 #[derive(Clone, Debug)]
 pub struct Envelope {
     /// Minima of the past, route taken out.

@@ -1,6 +1,6 @@
 //! Sound in memory: 48 kHz, 32-bit float, one or more channels of equal length.
 //!
-//! [`Audio::read`] takes WAV, FLAC and Ogg Opus files of any rate; [`generate`](self::generate) makes sounds that tests
+//! [`Audio::read`] takes WAV, FLAC and Ogg Opus files of any rate; [`generate`] makes sounds that tests
 //! can find again.
 
 pub mod generate;
