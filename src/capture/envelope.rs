@@ -314,23 +314,25 @@ mod tests {
     struct Feed {
         envelope: Option<Envelope>,
         frame: u64,
+        /// Frames from one packet to the next: more than one where the sender says little.
+        stride: u64,
         random: fastrand::Rng,
     }
 
     impl Feed {
         fn new() -> Self {
-            Self { envelope: None, frame: 0, random: fastrand::Rng::with_seed(11) }
+            Self { envelope: None, frame: 0, stride: 1, random: fastrand::Rng::with_seed(11) }
         }
 
         fn run(&mut self, seconds: u64, ppm: f64, floor: f64, jitter: f64, follows_late: bool) -> &Envelope {
-            for _ in 0..seconds * 50 {
+            for _ in 0..seconds * 50 / self.stride {
                 let x = self.frame as f64 * FRAME;
                 let offset = x * ppm * 1e-6 + floor + jitter * self.random.f64();
                 match &mut self.envelope {
                     Some(envelope) => envelope.observe(x, offset),
                     None => self.envelope = Some(Envelope::new(x, offset, Ppm(0.0), follows_late)),
                 }
-                self.frame += 1;
+                self.frame += self.stride;
             }
             self.envelope.as_ref().unwrap()
         }
@@ -381,5 +383,19 @@ mod tests {
         feed.run(10, -50.0, 960.0, 96.0, false);
         assert!(feed.error(-50.0, 960.0).abs() < 48.0, "{}", feed.error(-50.0, 960.0));
         assert_eq!(feed.envelope.as_ref().unwrap().route_changes(), 0);
+    }
+
+    #[test]
+    fn a_new_route_on_which_little_is_sent_moves_nothing() {
+        let moved = |seed| {
+            let mut feed = Feed { random: fastrand::Rng::with_seed(seed), ..Feed::new() };
+            feed.run(60, 0.0, 9600.0, 2880.0, false);
+            let before = feed.error(0.0, 9600.0);
+            feed.stride = 15;
+            feed.run(40, 0.0, 16_800.0, 2880.0, false);
+            feed.error(0.0, 9600.0) - before
+        };
+        let mean = (0..40).map(moved).sum::<f64>() / 40.0;
+        assert!(mean.abs() < 48.0, "moved by {mean} on average");
     }
 }

@@ -112,6 +112,15 @@ fn one_lost_packet_is_recovered_from_the_next_where_that_carries_it() {
 }
 
 #[test]
+fn two_lost_packets_are_concealed_though_the_next_carries_the_second() {
+    let mut call = Call::new(ParticipantKind::Standard);
+    call.stream(0..99).payload(101, 101 * 960, 3020, SPEECH_FEC).stream(102..200);
+    let ledger = call.finish(5000);
+    assert_eq!(ledger.sums.get(Reason::Concealed), SampleCount(2 * 960));
+    assert_eq!(ledger.sums.recovered, 0);
+}
+
+#[test]
 fn one_lost_packet_without_fec_is_concealed() {
     let ledger = Call::new(ParticipantKind::Standard).stream(0..100).stream(101..200).finish(5000);
     assert_eq!(ledger.sums.get(Reason::Concealed), SampleCount(960));
@@ -198,6 +207,19 @@ fn a_stall_that_catches_up_loses_and_moves_nothing() {
 }
 
 #[test]
+fn a_stall_that_catches_up_slowly_is_no_stopped_clock() {
+    let mut call = Call::new(ParticipantKind::Sip);
+    call.stream(0..100);
+    for i in 100..300 {
+        // Two seconds late, and caught up two seconds later, at twice the speed.
+        call.packet(i, i as i64 * 960, (5000 + (i as i64 - 100) * 10).max(1000 + i as i64 * 20));
+    }
+    let ledger = call.finish(7000);
+    assert_eq!(rows(&ledger), [(Reason::NotStarted, 1000), (Reason::Received, 6000)]);
+    assert_eq!(ledger.counters.re_anchors, 0);
+}
+
+#[test]
 fn a_longer_route_moves_nothing_and_a_stopped_clock_of_half_a_second_does() {
     for (step, moved) in [(150, 0), (-150, 0), (480, 0), (520, 520)] {
         let mut call = Call::new(ParticipantKind::Standard);
@@ -210,8 +232,9 @@ fn a_longer_route_moves_nothing_and_a_stopped_clock_of_half_a_second_does() {
     }
 }
 
-#[test]
-fn sender_reports_that_break_with_the_packets_prove_a_stopped_clock() {
+/// A standard participant whose packets come `step` ms late from the second second on, and whose sender reports then
+/// break by `told` ms; gives where the last packets lie against their timestamps, in milliseconds.
+fn moved_by_report(step: i64, told: i64) -> i64 {
     let mut call = Call::new(ParticipantKind::Standard);
     let report = |call: &mut Call, seconds: u64, rtp: i64| {
         call.until(call.now + 1);
@@ -221,14 +244,24 @@ fn sender_reports_that_break_with_the_packets_prove_a_stopped_clock() {
     call.stream(0..100);
     report(&mut call, 100, 100 * 960);
     for i in 100..300 {
-        call.packet(i, i as i64 * 960, 1300 + i as i64 * 20);
+        call.packet(i, i as i64 * 960, 1000 + step + i as i64 * 20);
         if i == 130 {
-            report(&mut call, 101, 135 * 960);
+            report(&mut call, 101, 100 * 960 + (1000 - told) * 48);
         }
     }
     call.finish(8000);
     assert_eq!(call.starts()[99], 2980);
-    assert_eq!(call.starts()[280], 6900, "300 ms later than the timestamps say");
+    call.starts()[280] - 6600
+}
+
+#[test]
+fn sender_reports_that_break_with_the_packets_prove_a_stopped_clock() {
+    assert_eq!(moved_by_report(300, 300), 300);
+}
+
+#[test]
+fn sender_reports_that_break_by_another_amount_prove_nothing() {
+    assert_eq!(moved_by_report(150, 400), 0);
 }
 
 #[test]
@@ -333,6 +366,51 @@ fn one_absurd_timestamp_is_a_stray_and_many_are_a_new_clock() {
     let ledger = call.finish(5000);
     assert_eq!(ledger.counters.re_anchors, 1);
     assert_eq!(ledger.sums.get(Reason::Received), SampleCount::from_millis(4000));
+}
+
+#[test]
+fn silence_at_the_end_while_the_connection_was_down_is_loss() {
+    let mut call = Call::new(ParticipantKind::Standard);
+    call.stream(0..100);
+    call.capture.media(false, ClockTime::from_millis(3000));
+    call.until(4000).capture.media(true, ClockTime::from_millis(4000));
+    let ledger = call.finish(5000);
+    let expected =
+        [(Reason::NotStarted, 1000), (Reason::Received, 2000), (Reason::Lost, 1000), (Reason::SilentDtx, 1000)];
+    assert_eq!(rows(&ledger), expected);
+}
+
+#[test]
+fn what_is_missing_while_the_recorder_was_away_is_its_own_fault() {
+    let mut call = Call::new(ParticipantKind::Standard);
+    call.stream(0..100);
+    call.capture.recorder_down(ClockTime::from_millis(3000), ClockTime::from_millis(5000));
+    let ledger = call.stream(200..300).finish(7000);
+    assert_eq!(ledger.sums.get(Reason::RecorderDown).0 + ledger.sums.concealed, 2000 * 48);
+    assert_eq!(ledger.sums.lost, 0);
+}
+
+#[test]
+fn a_sender_that_counts_anew_under_its_old_ssrc_is_heard_again() {
+    let mut call = Call::new(ParticipantKind::Standard);
+    for i in 0..100 {
+        call.packet(60_000 + i, i as i64 * 960, 1000 + i as i64 * 20);
+    }
+    for i in 0..100 {
+        call.packet(i, 7_000_000 + i as i64 * 960, 3000 + i as i64 * 20);
+    }
+    let ledger = call.finish(5000);
+    assert_eq!(ledger.counters.re_anchors, 1);
+    assert_eq!(ledger.sums.get(Reason::Received), SampleCount(198 * 960), "the first two are not believed");
+}
+
+#[test]
+fn packets_that_signalling_overtook_are_in_the_recording() {
+    let mut call = Call::new(ParticipantKind::Standard);
+    call.stream(0..100);
+    call.capture.unpublish(TRACK, ClockTime::from_millis(2985));
+    let ledger = call.stream(100..110).finish(4000);
+    assert_eq!(rows(&ledger), [(Reason::NotStarted, 1000), (Reason::Received, 2200)]);
 }
 
 #[test]
