@@ -233,7 +233,10 @@ impl Session {
             return Some(End { reason: StopReason::Fault, at: self.clock.now(), room_is_gone: true });
         };
         if let RoomEvent::Rtp(packet) = event {
-            self.heard = true;
+            if !self.heard {
+                self.heard = true;
+                tracing::info!(after = ?self.clock.at(packet.arrival).since(ClockTime::ZERO), "first packet");
+            }
             self.pipeline.packet(&packet, self.clock.at(packet.arrival));
             return None;
         }
