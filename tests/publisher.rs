@@ -155,6 +155,10 @@ async fn a_moderator_can_mute() {
     eventually(&server.rooms(), "room", |seen| tracks(seen)[0].muted).await;
     voice.mute(false).await.unwrap();
     eventually(&server.rooms(), "room", |seen| !tracks(seen)[0].muted).await;
+    voice.sent_at_least(voice.sent().len() + 2).await.unwrap();
+    let packets = voice.sent().packets();
+    let pauses = packets.windows(2).filter(|pair| pair[1].position.0 - pair[0].position.0 > 960).count();
+    assert_eq!(pauses, 1, "a publisher that is muted from outside falls silent");
 }
 
 #[tokio::test]
