@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use callreel::room::{Credentials, Room, RoomConfig, RoomEvent};
 use callreel::testkit::LiveKitServer;
 use callreel::testkit::audio::generate;
 
@@ -54,6 +55,14 @@ async fn says_a_file_and_tells_how_many_packets_it_took() {
     assert_eq!(server.rooms().participants("room").await.unwrap(), [], "it says goodbye");
 }
 
+/// Waits until a packet of somebody in the room has arrived.
+async fn heard_somebody(server: &LiveKitServer) {
+    let credentials = Credentials::ApiKey { key: server.api_key().to_owned(), secret: server.api_secret().to_owned() };
+    let (listener, mut events) = Room::connect(RoomConfig::new(server.url(), credentials).room("room")).await.unwrap();
+    while !matches!(events.recv().await.expect("the room stays open"), RoomEvent::Rtp(_)) {}
+    listener.close().await;
+}
+
 #[tokio::test]
 async fn a_signal_ends_a_loop_in_good_order() {
     let server = LiveKitServer::start().await.unwrap();
@@ -61,13 +70,7 @@ async fn a_signal_ends_a_loop_in_good_order() {
     let file = speech(dir.path(), 200);
     let child = command(&server, &file).args(["--loop", "--dtx", "--frame-ms", "60"]).spawn().unwrap();
     let rooms = server.rooms();
-    loop {
-        let present = rooms.participants("room").await.unwrap_or_default();
-        if present.iter().any(|participant| !participant.tracks.is_empty()) {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    heard_somebody(&server).await;
     let kill = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
     assert!(kill.success());
     let output = tokio::task::spawn_blocking(move || child.wait_with_output()).await.unwrap().unwrap();
