@@ -73,8 +73,8 @@ impl Hostile<'_> {
         let at = ClockTime(self.now);
         match what & 0x3f {
             0..=31 => {
-                self.seq[index] += 1;
-                self.rtp[index] += 960;
+                self.seq[index] = self.seq[index].wrapping_add(1);
+                self.rtp[index] = self.rtp[index].wrapping_add(960);
                 self.packet(index, 0);
             }
             32..=35 => {
