@@ -12,8 +12,8 @@ export CALLREEL_CACHE CARGO_TARGET_DIR
 
 CARGO := cargo
 FEATURES := --locked --features testkit
-SHELL_SCRIPTS := .ci/run tools/lib.sh $(shell grep -lE '^\#!.*bash' tools/*)
-PYTHON_SCRIPTS := tests $(shell grep -lE '^\#!.*python' tools/*)
+SHELL_SCRIPTS := .ci/run tools/lib.sh $(shell grep -rlE '^\#!.*bash' tools)
+PYTHON_SCRIPTS := tests tools $(shell grep -rlE '^\#!.*python' tools)
 LINT = source tools/lib.sh; PATH=$$(venv_dir requirements-lint)/bin:$$PATH
 
 help: ## what can be made
