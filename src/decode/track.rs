@@ -536,6 +536,21 @@ mod tests {
     }
 
     #[test]
+    fn where_a_faded_concealment_ends_there_is_no_step() {
+        let packets = packets(&tone(96_000), 960, false);
+        for lost in 3..6 {
+            let mut decoder = TrackDecoder::new(1).unwrap();
+            push(&mut decoder, packets[..50].iter().map(|p| (960, packet(p))));
+            push(&mut decoder, (0..lost).map(|n| (960, Content::Concealed { into_run: SampleCount(n * 960) })));
+            push(&mut decoder, packets[50 + lost as usize..90].iter().map(|p| (960, packet(p))));
+            let pcm = read_all(&mut decoder);
+            let seam = (50 + lost as usize) * 960;
+            let slope = steepest(&pcm[20 * 960..40 * 960]);
+            assert!(steepest(&pcm[seam - 2..seam + 2]) < 1.2 * slope, "{lost}: {}", steepest(&pcm[seam - 2..seam + 2]));
+        }
+    }
+
+    #[test]
     fn in_band_fec_is_closer_to_what_was_lost_than_concealment() {
         let said = voice(96_000);
         let packets = packets(&said, 960, true);
