@@ -153,6 +153,12 @@ async fn a_moderator_can_mute() {
     voice.sent_at_least(5).await.unwrap();
     server.rooms().mute("room", "alice", voice.sid(), true).await.unwrap();
     eventually(&server.rooms(), "room", |seen| tracks(seen)[0].muted).await;
+    // Silence is seen by waiting only: nothing is sent for five frames.
+    let mut before = 0;
+    while voice.sent().len() != before {
+        before = voice.sent().len();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     voice.mute(false).await.unwrap();
     eventually(&server.rooms(), "room", |seen| !tracks(seen)[0].muted).await;
     voice.sent_at_least(voice.sent().len() + 2).await.unwrap();
