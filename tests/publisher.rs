@@ -171,6 +171,9 @@ async fn a_moderator_can_mute() {
 async fn a_crash_is_not_a_goodbye() {
     let server = LiveKitServer::start().await.unwrap();
     let alice = Publisher::join(PublisherConfig::on(&server, "room", "alice")).await.unwrap();
+    // Whoever goes before the transport stands is let go with the signal connection.
+    eventually(&server.rooms(), "room", |seen| seen.iter().any(|one| one.state() == participant_info::State::Active))
+        .await;
     alice.crash().await;
     let seen = server.rooms().participants("room").await.unwrap();
     assert_eq!(seen.len(), 1, "the server learns of a crash only by silence");
