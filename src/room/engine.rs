@@ -19,7 +19,7 @@ use super::config::{RoomConfig, TransportPolicy};
 use super::error::RoomError;
 use super::event::{CloseReason, MediaState, RoomEvent, RoomInfo, Transport};
 use super::net::tcp::TcpLink;
-use super::net::udp::UdpLink;
+use super::net::udp::{Datagram, UdpLink};
 use super::peer::{self, Output, Peer, PeerEvent};
 use super::queue::EventSender;
 use super::repair::{Repair, Step};
@@ -346,11 +346,13 @@ impl Engine {
     fn on_datagrams(&mut self, ready: io::Result<()>) -> Flow {
         let mut buffer = std::mem::take(&mut self.buffer);
         let mut read = ready.map(|()| true);
+        let now = self.media.udp.begin_burst();
         for _ in 0..BURST {
             match self.media.udp.try_recv(&mut buffer) {
                 Ok(Some(datagram)) => {
                     let packet = &buffer[..datagram.len];
-                    self.receive(Transport::Udp, datagram.source, datagram.destination, packet, datagram.arrival);
+                    let Datagram { source, destination, arrival, .. } = datagram;
+                    self.receive(Transport::Udp, source, destination, packet, arrival, now);
                 }
                 Ok(None) => break,
                 Err(error) => {
@@ -374,7 +376,8 @@ impl Engine {
             read = tcp.fill(&mut buffer);
             let (remote, local) = (tcp.remote(), tcp.local());
             while let Some(len) = self.media.tcp.as_mut().and_then(|tcp| tcp.next_packet(&mut buffer)) {
-                self.receive(Transport::Tcp, remote, local, &buffer[..len], crate::clock::now());
+                let arrival = crate::clock::now();
+                self.receive(Transport::Tcp, remote, local, &buffer[..len], arrival, arrival);
             }
         }
         self.buffer = buffer;
@@ -409,11 +412,19 @@ impl Engine {
         ON
     }
 
-    fn receive(&mut self, way: Transport, source: SocketAddr, destination: SocketAddr, packet: &[u8], at: Instant) {
+    fn receive(
+        &mut self,
+        way: Transport,
+        source: SocketAddr,
+        destination: SocketAddr,
+        packet: &[u8],
+        arrival: Instant,
+        now: Instant,
+    ) {
         let Some(peer) = &mut self.media.peer else { return };
-        match peer.receive(way, source, destination, packet, at) {
-            Ok(()) => drop(self.drain_outputs(at)),
-            Err(error) => self.on_peer_failed(&error, at),
+        match peer.receive(way, source, destination, packet, arrival) {
+            Ok(()) => drop(self.drain_outputs(now)),
+            Err(error) => self.on_peer_failed(&error, now),
         }
     }
 

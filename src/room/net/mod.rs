@@ -3,5 +3,6 @@
 pub(super) mod framing;
 #[cfg(feature = "testkit")]
 pub(super) mod impairment;
+mod stamp;
 pub(super) mod tcp;
 pub(super) mod udp;

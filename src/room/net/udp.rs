@@ -4,11 +4,13 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Instant;
 
+use ::time::OffsetDateTime;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 
 #[cfg(feature = "testkit")]
 use super::impairment::Filter;
+use super::stamp::Stamps;
 
 /// Asked of the kernel; it grants what its own limit allows. 4 MiB hold ten seconds of a hundred talkers, which is
 /// longer than any stall of this process that a call survives.
@@ -23,7 +25,7 @@ pub(in super::super) struct Datagram {
     pub(in super::super) source: SocketAddr,
     /// The local address that the sender knows us by.
     pub(in super::super) destination: SocketAddr,
-    /// When it was read.
+    /// When the kernel took it in, or where it does not tell, when it was read.
     pub(in super::super) arrival: Instant,
 }
 
@@ -36,6 +38,9 @@ pub(in super::super) struct UdpLink {
     port: u16,
     dual: bool,
     routes: Vec<(IpAddr, SocketAddr)>,
+    stamps: Stamps,
+    /// What the kernel tells about a datagram beside its bytes.
+    control: Vec<u8>,
     #[cfg(feature = "testkit")]
     filter: Option<Filter>,
 }
@@ -56,6 +61,8 @@ impl UdpLink {
             sender,
             dual,
             routes: Vec::new(),
+            stamps: Stamps::new(crate::clock::now(), crate::clock::wall()),
+            control: stamped::control(),
             #[cfg(feature = "testkit")]
             filter: None,
         })
@@ -105,17 +112,27 @@ impl UdpLink {
         self.socket.readable().await
     }
 
+    /// To be called before a burst of datagrams is read; says when that is.
+    pub(in super::super) fn begin_burst(&mut self) -> Instant {
+        let now = crate::clock::now();
+        self.stamps.compare(now, crate::clock::wall());
+        now
+    }
+
     /// Reads one datagram; `None` where none waits.
     pub(in super::super) fn try_recv(&mut self, buffer: &mut [u8]) -> io::Result<Option<Datagram>> {
         loop {
-            let (len, source) = match self.socket.try_recv_from(buffer) {
+            let (len, source, stamp) = match stamped::try_recv(&self.socket, buffer, &mut self.control) {
                 Ok(read) => read,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.stamps.emptied();
+                    return Ok(None);
+                }
                 // An ICMP answer to something sent earlier; the socket is fine.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => continue,
                 Err(error) => return Err(error),
             };
-            let arrival = crate::clock::now();
+            let arrival = self.stamps.arrival(stamp, crate::clock::now);
             #[cfg(feature = "testkit")]
             if self.filter.as_mut().is_some_and(|filter| filter.drops(&buffer[..len])) {
                 continue;
@@ -136,14 +153,111 @@ fn open(domain: Domain, ip: IpAddr) -> io::Result<Socket> {
     }
     // A smaller buffer is no reason not to record.
     let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
+    stamped::ask(&socket);
     socket.set_nonblocking(true)?;
     socket.bind(&SocketAddr::new(ip, 0).into())?;
     Ok(socket)
 }
 
+/// Datagrams with the moment at which the kernel took them in.
+#[cfg(target_os = "linux")]
+mod stamped {
+    use std::io::IoSliceMut;
+    use std::net::SocketAddrV4;
+    use std::os::fd::AsRawFd;
+    use std::time::Duration;
+
+    use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt};
+    use nix::sys::time::TimeSpec;
+    use tokio::io::Interest;
+
+    use super::*;
+
+    pub(super) fn ask(socket: &Socket) {
+        // Without stamps, the moment of the read counts.
+        let _ = setsockopt(socket, sockopt::ReceiveTimestampns, &true);
+    }
+
+    pub(super) fn control() -> Vec<u8> {
+        nix::cmsg_space!(TimeSpec)
+    }
+
+    pub(super) fn try_recv(
+        socket: &UdpSocket,
+        buffer: &mut [u8],
+        control: &mut [u8],
+    ) -> io::Result<(usize, SocketAddr, Option<OffsetDateTime>)> {
+        socket.try_io(Interest::READABLE, || {
+            let mut parts = [IoSliceMut::new(buffer)];
+            let flags = MsgFlags::empty();
+            let read = recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut parts, Some(control), flags)?;
+            let stamp = read.cmsgs().ok().and_then(|mut messages| messages.find_map(stamp));
+            let source = read.address.as_ref().and_then(address);
+            let source = source.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a datagram from nowhere"))?;
+            Ok((read.bytes, source, stamp))
+        })
+    }
+
+    fn stamp(message: ControlMessageOwned) -> Option<OffsetDateTime> {
+        match message {
+            ControlMessageOwned::ScmTimestampns(at) => {
+                Some(OffsetDateTime::UNIX_EPOCH + ::time::Duration::try_from(Duration::from(at)).ok()?)
+            }
+            _ => None,
+        }
+    }
+
+    fn address(of: &SockaddrStorage) -> Option<SocketAddr> {
+        if let Some(v6) = of.as_sockaddr_in6() {
+            return Some(SocketAddr::new(v6.ip().into(), v6.port()));
+        }
+        of.as_sockaddr_in().map(|v4| SocketAddrV4::new(v4.ip(), v4.port()).into())
+    }
+}
+
+/// Datagrams, where the kernel does not tell when it took them in.
+#[cfg(not(target_os = "linux"))]
+mod stamped {
+    use super::*;
+
+    pub(super) fn ask(_: &Socket) {}
+
+    pub(super) fn control() -> Vec<u8> {
+        Vec::new()
+    }
+
+    pub(super) fn try_recv(
+        socket: &UdpSocket,
+        buffer: &mut [u8],
+        _: &mut [u8],
+    ) -> io::Result<(usize, SocketAddr, Option<OffsetDateTime>)> {
+        socket.try_recv_from(buffer).map(|(len, source)| (len, source, None))
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_datagram_that_waited_keeps_the_moment_of_its_arrival() {
+        let mut link = UdpLink::bind().unwrap();
+        let peer = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let local = link.route(peer.local_addr().unwrap()).unwrap();
+        let before = crate::clock::now();
+        peer.send_to(b"early", local).unwrap();
+        let after = crate::clock::now();
+        // The stall of a process that gets no CPU.
+        std::thread::sleep(Duration::from_millis(300));
+        link.readable().await.unwrap();
+        link.begin_burst();
+        let got = link.try_recv(&mut [0; 100]).unwrap().unwrap();
+        let slack = Duration::from_millis(100);
+        assert!(got.arrival + slack > before && got.arrival < after + slack, "{:?}", got.arrival - before);
+    }
 
     #[tokio::test]
     async fn packets_go_both_ways_under_the_routed_address() {
