@@ -7,14 +7,18 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
+use crate::config::OutputKind;
 use crate::encode::{Inspection, OggInspector};
+use crate::mix::Side;
 use crate::recording::{Manifest, OutputEntry, hash_of};
 
 use super::BAD_USAGE;
 
 /// Flags of `callreel inspect`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Exit codes: 0 sound, 1 something is wrong with it, 2 it cannot be read.")]
+#[command(
+    after_help = "Given a manifest, every file it names is looked at.\n\nExit codes: 0 sound, 1 something is wrong with it, 2 it cannot be read."
+)]
 pub struct Args {
     /// The recording, or its manifest
     file: PathBuf,
@@ -84,19 +88,20 @@ fn look(file: &Path) -> Result<Vec<Report>, InspectError> {
     Ok(vec![report(file, manifest)?])
 }
 
-/// The manifest of `a/call.ogg` is `a/call.json`; further outputs have a word more before their ending.
+/// The manifest of `a/call.ogg` is `a/call.json`; further outputs have more before their ending, after a `-` or a `.`.
+/// The longest name whose manifest knows the file wins, else the longest there is.
 fn manifest_beside(file: &Path) -> Option<PathBuf> {
-    let mut stem = file.with_extension("");
-    loop {
-        let mut path = stem.clone().into_os_string();
-        path.push(".json");
-        let path = PathBuf::from(path);
-        if path.is_file() {
-            return Some(path);
-        }
-        stem.extension()?;
-        stem.set_extension("");
+    let name = file.file_name()?.to_str()?;
+    let ends = name.char_indices().rev().filter(|(_, c)| matches!(c, '-' | '.')).map(|(at, _)| at);
+    let mut found = ends.map(|at| file.with_file_name(format!("{}.json", &name[..at]))).filter(|path| path.is_file());
+    let first = found.next()?;
+    let knows = |path: &PathBuf| {
+        read_manifest(path).is_ok_and(|manifest| manifest.outputs.iter().any(|output| output.file == name))
+    };
+    if knows(&first) {
+        return Some(first);
     }
+    Some(found.find(knows).unwrap_or(first))
 }
 
 fn read_manifest(path: &Path) -> Result<Manifest, InspectError> {
@@ -134,9 +139,8 @@ fn against(file: &Path, stream: &Inspection, manifest: &Manifest) -> Result<Vec<
     if let Err(why) = manifest.check() {
         problems.push(format!("the manifest's ledger does not add up: {why}"));
     }
-    let name = file.file_name().unwrap_or_default().to_string_lossy();
-    let Some(output) = manifest.outputs.iter().find(|output| output.file == name) else {
-        problems.push(format!("the manifest knows no file {name:?}"));
+    let Some(output) = output_of(file, manifest) else {
+        problems.push(format!("the manifest knows no file {:?}", file.file_name().unwrap_or_default()));
         return Ok(problems);
     };
     if output.bytes != stream.bytes {
@@ -146,12 +150,19 @@ fn against(file: &Path, stream: &Inspection, manifest: &Manifest) -> Result<Vec<
         let says = output.duration_seconds;
         problems.push(format!("plays {:.3} s, where the manifest says {says:.3} s", stream.duration.as_secs_f64()));
     }
-    if hash_matches(file, output)? {
-        Ok(problems)
-    } else {
-        problems.push("its SHA-256 is not the manifest's".to_owned());
-        Ok(problems)
+    let channels = stream.head.map_or(0, |head| head.mapping.channels());
+    if output.kind == OutputKind::Dual && channels != 2 {
+        problems.push(format!("{channels} channels, where a dual file has 2"));
     }
+    if !hash_matches(file, output)? {
+        problems.push("its SHA-256 is not the manifest's".to_owned());
+    }
+    Ok(problems)
+}
+
+fn output_of<'a>(file: &Path, manifest: &'a Manifest) -> Option<&'a OutputEntry> {
+    let name = file.file_name()?.to_string_lossy();
+    manifest.outputs.iter().find(|output| output.file == name)
 }
 
 fn hash_matches(file: &Path, output: &OutputEntry) -> Result<bool, InspectError> {
@@ -176,11 +187,31 @@ fn print(report: &Report) {
         println!("  made by    {}", tags.vendor);
     }
     if let Some(ManifestReport { manifest, .. }) = &report.manifest {
+        if let Some(output) = output_of(&report.file, manifest) {
+            print_output(output);
+        }
         print_manifest(manifest);
     }
     match report.problems.as_slice() {
         [] => println!("  sound      yes: container, granules, duration, ledger and hash agree"),
         problems => problems.iter().for_each(|problem| println!("  PROBLEM    {problem}")),
+    }
+}
+
+fn print_output(output: &OutputEntry) {
+    match &output.participant {
+        Some(identity) => println!("  output     {} of {identity}", output.kind),
+        None => println!("  output     {}", output.kind),
+    }
+    for stream in &output.streams {
+        let who = match stream.side {
+            None => "sound".to_owned(),
+            Some(Side::Left) => format!("left: {}", output.left.join(", ")),
+            Some(Side::Right) => format!("right: {}", output.right.join(", ")),
+        };
+        let because = stream.because.map(|because| format!(", because {because}")).unwrap_or_default();
+        let (passed, transcoded) = (stream.passed_seconds, stream.transcoded_seconds);
+        println!("             {who}; passed through {passed:.3} s, transcoded {transcoded:.3} s{because}");
     }
 }
 
@@ -220,8 +251,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let manifest = dir.path().join("a.b.json");
         std::fs::write(&manifest, "{}").unwrap();
-        assert_eq!(manifest_beside(&dir.path().join("a.b.ogg")), Some(manifest.clone()));
-        assert_eq!(manifest_beside(&dir.path().join("a.b.dual.ogg")), Some(manifest));
+        for output in ["a.b.ogg", "a.b-dual.ogg", "a.b-sip_+1-2.3.ogg"] {
+            assert_eq!(manifest_beside(&dir.path().join(output)), Some(manifest.clone()), "{output}");
+        }
         assert_eq!(manifest_beside(&dir.path().join("c.ogg")), None);
     }
 

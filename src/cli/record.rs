@@ -6,8 +6,9 @@ use std::time::Duration;
 use clap::ValueEnum;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::config::{Config, ConfigError, NameTemplate, OutputKind, local_directory};
-use crate::encode::{EncodeError, FrameDuration};
+use crate::config::{Config, ConfigError, NameTemplate, OutputKind, SideRule, SideRules, local_directory};
+use crate::encode::{EncodeError, FrameDuration, OpusConfig};
+use crate::mix::Mixing;
 use crate::recording::{Recorder, RecordingHandle, RecordingResult, StopReason};
 use crate::room::{Credentials, TransportPolicy};
 
@@ -63,9 +64,26 @@ pub struct Args {
     /// The container
     #[arg(long, env = "CALLREEL_FORMAT", value_enum, default_value = "ogg", ignore_case = true)]
     format: Format,
-    /// Which files to make, with commas between
+    /// Which files to make, with commas between: mix (everybody in one), dual (two sides, a channel each), tracks (one a
+    /// participant)
     #[arg(long, env = "CALLREEL_OUTPUTS", value_name = "KINDS", value_delimiter = ',', default_value = "mix")]
     outputs: Vec<String>,
+    /// Whether dual and tracks hold the senders' own packets where possible, or are always decoded and encoded anew
+    #[arg(long, env = "CALLREEL_MIXING", value_enum, default_value = "auto")]
+    mixing: MixingArg,
+    /// Channels of the mix: 1 or 2
+    #[arg(long, env = "CALLREEL_MIX_CHANNELS", value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u8).range(1..=2))]
+    mix_channels: u8,
+    /// Who is left in dual: identity=WHO, kind=KIND, attribute=KEY=VALUE or join=N; may be given again
+    #[arg(long, env = "CALLREEL_LEFT", value_name = "RULE", value_delimiter = ',')]
+    left: Vec<String>,
+    /// Who is right in dual, as --left [default: telephone legs are left, agents right]
+    #[arg(long, env = "CALLREEL_RIGHT", value_name = "RULE", value_delimiter = ',')]
+    right: Vec<String>,
+    /// Makes somebody louder or softer, such as alice=-6; may be given again
+    #[arg(long, env = "CALLREEL_GAIN", value_name = "IDENTITY=DB", value_delimiter = ',')]
+    gain: Vec<String>,
     /// The recording's id [default: a new one]
     #[arg(long, env = "CALLREEL_RECORDING_ID", value_name = "ID")]
     recording_id: Option<String>,
@@ -75,9 +93,9 @@ pub struct Args {
     /// How long the room may be without people before the recording ends
     #[arg(long, env = "CALLREEL_DEPARTURE_TIMEOUT", value_name = "TIME", value_parser = duration, default_value = "10s")]
     departure_timeout: Duration,
-    /// Bits a second of the mix
-    #[arg(long, env = "CALLREEL_BITRATE", value_name = "BITS", default_value_t = DEFAULT.bitrate)]
-    bitrate: u32,
+    /// Bits a second of the mix [default: 32000 a channel]; dual and tracks take as much for each voice they encode
+    #[arg(long, env = "CALLREEL_BITRATE", value_name = "BITS")]
+    bitrate: Option<u32>,
     /// How hard the encoder tries, 0 to 10
     #[arg(long, env = "CALLREEL_COMPLEXITY", value_name = "N", default_value_t = DEFAULT.complexity)]
     complexity: u8,
@@ -98,6 +116,14 @@ enum Format {
     Mp4,
     Webm,
     Mp3,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum MixingArg {
+    /// The senders' own packets where possible, up to 20 ms off their place in dual
+    Auto,
+    /// Everything decoded and encoded anew, exact to the sample
+    Transcode,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -195,6 +221,13 @@ impl Args {
         config.name =
             NameTemplate::parse(&self.name).map_err(|e| ConfigError::Invalid { key: "name", why: e.to_string() })?;
         config.outputs = self.outputs.iter().map(|word| word.parse()).collect::<Result<Vec<OutputKind>, _>>()?;
+        config.mixing = match self.mixing {
+            MixingArg::Auto => Mixing::Auto,
+            MixingArg::Transcode => Mixing::Transcode,
+        };
+        let rules = |rules: &[String]| rules.iter().map(|rule| rule.parse()).collect::<Result<Vec<SideRule>, _>>();
+        config.sides = SideRules { left: rules(&self.left)?, right: rules(&self.right)? };
+        config.gains = self.gain.iter().map(|gain| gain_of(gain)).collect::<Result<_, _>>()?;
         if let Some(id) = self.recording_id {
             config.recording_id = id;
         }
@@ -207,18 +240,33 @@ impl Args {
         };
         let opus = |error: EncodeError| ConfigError::Invalid { key: "opus", why: error.to_string() };
         let frame = FrameDuration::try_from(self.frame_ms).map_err(opus)?;
-        config.opus.bitrate(self.bitrate).and_then(|it| it.complexity(self.complexity)).map_err(opus)?.frame(frame);
+        if self.mix_channels == 2 {
+            config.opus = OpusConfig::stereo();
+        }
+        let bitrate = self.bitrate.unwrap_or(config.opus.bits_a_second());
+        config.opus.bitrate(bitrate).and_then(|it| it.complexity(self.complexity)).map_err(opus)?.frame(frame);
         Ok(config)
     }
 }
 
 struct OpusDefaults {
-    bitrate: u32,
     complexity: u8,
     frame_ms: u32,
 }
 
-const DEFAULT: OpusDefaults = OpusDefaults { bitrate: 32_000, complexity: 5, frame_ms: 20 };
+const DEFAULT: OpusDefaults = OpusDefaults { complexity: 5, frame_ms: 20 };
+
+/// Reads `alice=-6` or `alice=+3.5dB`.
+fn gain_of(text: &str) -> Result<(String, f32), ConfigError> {
+    let invalid = || ConfigError::Invalid {
+        key: "gain",
+        why: format!("{text:?} is no gain; write an identity and decibels, such as alice=-6"),
+    };
+    let (who, decibels) = text.rsplit_once('=').ok_or_else(invalid)?;
+    let number = decibels.trim().trim_end_matches("dB").trim_end();
+    let decibels = number.parse().ok().filter(|_| !who.is_empty()).ok_or_else(invalid)?;
+    Ok((who.to_owned(), decibels))
+}
 
 /// Reads `90`, `90s`, `45m`, `4h` or `500ms`.
 fn duration(text: &str) -> Result<Duration, String> {
@@ -238,6 +286,15 @@ fn duration(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn gains_are_read_with_the_identity_before_the_last_sign() {
+        assert_eq!(gain_of("alice=-6").unwrap(), ("alice".to_owned(), -6.0));
+        assert_eq!(gain_of("a=b=+3.5 dB").unwrap(), ("a=b".to_owned(), 3.5));
+        for text in ["alice", "=3", "alice=", "alice=loud"] {
+            assert!(gain_of(text).unwrap_err().to_string().contains("alice=-6"), "{text}");
+        }
+    }
 
     #[test]
     fn times_are_read_with_their_units() {

@@ -1,17 +1,26 @@
 //! What to record and how: one typed [`Config`], checked before anything starts.
 
 mod name;
+mod side;
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::capture::CaptureConfig;
 use crate::encode::OpusConfig;
+use crate::mix::Mixing;
 use crate::recording::StopPolicy;
 use crate::room::{Credentials, TransportPolicy};
 
 pub use name::{NameError, NameTemplate, NameValues};
+pub use side::{SideRule, SideRules};
+
+pub(crate) use name::safe_in_name;
 
 /// Everything one recording needs to know.
 ///
@@ -46,8 +55,15 @@ pub struct Config {
     pub name: NameTemplate,
     /// Which files to make. Default: the mix.
     pub outputs: Vec<OutputKind>,
-    /// How the mix is encoded.
+    /// How the mix is encoded; its channels are the mix's. Dual and track files are encoded like it, each voice in one
+    /// channel and packets of 20 ms.
     pub opus: OpusConfig,
+    /// Whether dual and track files may hold the senders' own packets. Default: where that is possible.
+    pub mixing: Mixing,
+    /// Who is heard on which side of a dual file. Default: telephone legs left, agents right.
+    pub sides: SideRules,
+    /// By how many dB participants are made louder or softer, by identity. Default: nobody.
+    pub gains: BTreeMap<String, f32>,
     /// How packets are waited for.
     pub capture: CaptureConfig,
     /// When it stops by itself.
@@ -60,11 +76,16 @@ pub struct Config {
 }
 
 /// A kind of file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum OutputKind {
-    /// Everybody, mixed to mono.
+    /// Everybody in one file, mixed.
     Mix,
+    /// Two sides in one file, a channel each.
+    Dual,
+    /// A file for each participant.
+    Tracks,
 }
 
 impl OutputKind {
@@ -72,6 +93,8 @@ impl OutputKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Mix => "mix",
+            Self::Dual => "dual",
+            Self::Tracks => "tracks",
         }
     }
 }
@@ -88,7 +111,8 @@ impl FromStr for OutputKind {
     fn from_str(word: &str) -> Result<Self, ConfigError> {
         match word {
             "mix" => Ok(Self::Mix),
-            "dual" | "tracks" => Err(ConfigError::NotAvailable { what: format!("outputs: {word}") }),
+            "dual" => Ok(Self::Dual),
+            "tracks" => Ok(Self::Tracks),
             _ => Err(ConfigError::Invalid { key: "outputs", why: format!("{word:?} is none of mix, dual, tracks") }),
         }
     }
@@ -136,6 +160,9 @@ impl Config {
             name: default_name(),
             outputs: vec![OutputKind::Mix],
             opus: OpusConfig::default(),
+            mixing: Mixing::default(),
+            sides: SideRules::default(),
+            gains: BTreeMap::new(),
             capture: CaptureConfig::default(),
             stop: StopPolicy::default(),
             transport: TransportPolicy::default(),
@@ -159,6 +186,12 @@ impl Config {
         if self.outputs.is_empty() {
             return Err(ConfigError::Missing { key: "outputs", hint: "at least one of mix, dual, tracks" });
         }
+        if let Some((who, gain)) = self.gains.iter().find(|(_, gain)| !GAINS.contains(*gain)) {
+            return Err(ConfigError::Invalid {
+                key: "gain",
+                why: format!("{gain} dB for {who:?} is not between {} and {} dB", GAINS.start(), GAINS.end()),
+            });
+        }
         if !is_safe_id(&self.recording_id) {
             return Err(ConfigError::Invalid {
                 key: "recording_id",
@@ -173,6 +206,9 @@ impl Config {
         self.identity.clone().unwrap_or_else(|| format!("callreel-{}", self.recording_id))
     }
 }
+
+/// The gains that make sense, in dB: beyond them a voice is gone, or nothing but noise.
+const GAINS: RangeInclusive<f32> = -60.0..=40.0;
 
 /// A directory from `--out`; a URL of a store is told apart from a path.
 pub fn local_directory(out: &str) -> Result<PathBuf, ConfigError> {

@@ -165,6 +165,18 @@ impl fmt::Display for NameTemplate {
 /// The longest part of a path that common file systems take is 255 bytes; room is left for `.part` and a suffix.
 const LONGEST_PART: usize = 200;
 
+/// The most bytes that a value takes in a file's name beside the recording's own.
+const LONGEST_VALUE: usize = 80;
+
+/// `value` as a piece of a file's name: without separators and other characters that file systems refuse, cut to a length
+/// that leaves room for the rest.
+pub fn safe_in_name(value: &str) -> String {
+    let mut safe = safe_part(&safe_value(value));
+    let cut = (0..=LONGEST_VALUE.min(safe.len())).rev().find(|at| safe.is_char_boundary(*at));
+    safe.truncate(cut.unwrap_or(0));
+    safe
+}
+
 fn safe_value(value: &str) -> String {
     value.chars().map(|c| if c == '/' || c == '\\' { '_' } else { c }).collect()
 }

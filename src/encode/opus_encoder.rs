@@ -133,6 +133,13 @@ impl OpusConfig {
         Self { channels: 2, bitrate: 64_000, ..Self::mono() }
     }
 
+    /// The same for one voice of a call in a stream of its own: one channel with its share of the bitrate, in packets of
+    /// 20 ms.
+    pub fn for_one_voice(&self) -> Self {
+        let bitrate = self.bitrate / u32::from(self.channels);
+        Self { channels: 1, bitrate, frame: FrameDuration::Ms20, ..self.clone() }
+    }
+
     /// Bits a second for all channels together: 6000 to 256 000 for each.
     pub fn bitrate(&mut self, bits_a_second: u32) -> Result<&mut Self, EncodeError> {
         let each = bits_a_second / u32::from(self.channels);

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::lane::{Lane, LaneReport, Mixing};
 use super::pass_through::Grid;
-use super::{MixError, MixdownConfig};
+use super::{MixError, MixdownConfig, TrackReport};
 use crate::call::TrackKey;
 use crate::capture::Settled;
 use crate::encode::{EncodeError, Mapping, OggOpusWriter, OpusConfig, OpusHead, packet};
@@ -41,6 +41,12 @@ impl TrackFile {
         self.lane.push(stretch)
     }
 
+    /// Sets the factor by which a track is made louder or softer, 1 by default, before its first stretch comes. Where it is
+    /// not 1 the stream is transcoded from there on.
+    pub fn set_gain(&mut self, track: TrackKey, gain: f32) {
+        self.lane.set_gain(track, gain);
+    }
+
     /// Nothing more comes of a track.
     pub fn end_track(&mut self, track: TrackKey) {
         self.lane.end_track(track);
@@ -66,10 +72,22 @@ impl TrackFile {
     /// # Errors
     /// [`MixError::Encode`].
     pub fn finish(&mut self, end: MediaTime) -> Result<(), MixError> {
+        self.drain(end)?;
         let total = end.since(MediaTime::ZERO);
-        self.lane.finish(end, total.0 + u64::from(self.lane.pre_skip()))?;
+        self.lane.end(total.0 + u64::from(self.lane.pre_skip()))?;
         self.write()?;
         finish(&mut self.writer, total)
+    }
+
+    /// Writes up to `end` exactly, after which nothing comes. Gives where the stream can end: there, or where the silence
+    /// begins that is held back.
+    ///
+    /// # Errors
+    /// [`MixError::Encode`].
+    pub fn drain(&mut self, end: MediaTime) -> Result<MediaTime, MixError> {
+        let total = self.lane.drain(end)?;
+        self.write()?;
+        Ok(total.max(closed(&self.writer)))
     }
 
     /// Appends the finished pages to `out` and returns how many bytes these were.
@@ -80,6 +98,11 @@ impl TrackFile {
     /// The writer: where the stream stands, its header.
     pub fn writer(&self) -> &OggOpusWriter {
         &self.writer
+    }
+
+    /// What is known of the tracks that are transcoded, those that have ended included.
+    pub fn tracks(&self) -> impl Iterator<Item = (TrackKey, TrackReport)> {
+        self.lane.tracks()
     }
 
     /// How the stream came about.
@@ -104,6 +127,16 @@ pub enum Side {
     Left,
     /// The right channel.
     Right,
+}
+
+impl Side {
+    /// The side across.
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Left => Self::Right,
+            Self::Right => Self::Left,
+        }
+    }
 }
 
 /// Two sides of a call as the left and right channel of one Ogg Opus stream, coded apart (mapping family 1, two streams,
@@ -147,6 +180,13 @@ impl DualFile {
         self.lane(side).push(stretch)
     }
 
+    /// Sets the factor by which a track is made louder or softer, 1 by default, before its first stretch comes. Where it is
+    /// not 1 the stream is transcoded from there on.
+    pub fn set_gain(&mut self, track: TrackKey, gain: f32) {
+        self.left.set_gain(track, gain);
+        self.right.set_gain(track, gain);
+    }
+
     /// Nothing more comes of a track.
     pub fn end_track(&mut self, side: Side, track: TrackKey) {
         self.lane(side).end_track(track);
@@ -174,12 +214,24 @@ impl DualFile {
     /// # Errors
     /// [`MixError::Encode`].
     pub fn finish(&mut self, end: MediaTime) -> Result<(), MixError> {
+        self.drain(end)?;
         let total = end.since(MediaTime::ZERO);
         let samples = total.0 + u64::from(self.left.pre_skip());
-        self.left.finish(end, samples)?;
-        self.right.finish(end, samples)?;
+        self.left.end(samples)?;
+        self.right.end(samples)?;
         self.write()?;
         finish(&mut self.writer, total)
+    }
+
+    /// Writes up to `end` exactly, after which nothing comes. Gives where the stream can end: there, or where the silence
+    /// begins that is held back on both sides.
+    ///
+    /// # Errors
+    /// [`MixError::Encode`].
+    pub fn drain(&mut self, end: MediaTime) -> Result<MediaTime, MixError> {
+        let total = self.left.drain(end)?.max(self.right.drain(end)?);
+        self.write()?;
+        Ok(total.max(closed(&self.writer)))
     }
 
     /// Appends the finished pages to `out` and returns how many bytes these were.
@@ -190,6 +242,11 @@ impl DualFile {
     /// The writer: where the stream stands, its header.
     pub fn writer(&self) -> &OggOpusWriter {
         &self.writer
+    }
+
+    /// What is known of the tracks that are transcoded, those that have ended included.
+    pub fn tracks(&self) -> impl Iterator<Item = (TrackKey, TrackReport)> {
+        self.left.tracks().chain(self.right.tracks())
     }
 
     /// How a side came about.
@@ -229,8 +286,13 @@ impl DualFile {
 
 /// Ends a stream at `total`, or at the start of its last page where that lies a few packets later.
 fn finish(writer: &mut OggOpusWriter, total: SampleCount) -> Result<(), MixError> {
-    let closed = writer.state().granule.saturating_sub(u64::from(writer.head().pre_skip));
-    Ok(writer.finish(SampleCount(total.0.max(closed)))?)
+    let closed = closed(writer).since(MediaTime::ZERO);
+    Ok(writer.finish(total.max(closed))?)
+}
+
+/// Up to where the pages that are closed play.
+fn closed(writer: &OggOpusWriter) -> MediaTime {
+    MediaTime(writer.state().granule.saturating_sub(u64::from(writer.head().pre_skip)) as i64)
 }
 
 #[cfg(test)]

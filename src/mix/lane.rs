@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 use super::MixError;
 use super::packets::Packets;
 use super::pass_through::{Grid, PassStats, PassThrough, Unpassable};
-use super::transcoder::Transcoder;
+use super::transcoder::{TrackReport, Transcoder};
 use crate::call::TrackKey;
-use crate::capture::Settled;
+use crate::capture::{Content, Settled};
 use crate::decode::DecodeError;
 use crate::encode::OpusConfig;
 use crate::time::{MediaTime, SampleCount};
@@ -21,7 +21,7 @@ pub enum Mixing {
     /// Passed through where that is possible, else transcoded.
     #[default]
     Auto,
-    /// Always transcoded: exact to the sample.
+    /// Every sound transcoded: exact to the sample.
     Transcode,
 }
 
@@ -30,9 +30,9 @@ pub enum Mixing {
 pub struct LaneReport {
     /// What was passed through.
     pub pass: PassStats,
-    /// From where on it was transcoded, if it was.
+    /// From where on it was transcoded, if it was; before the first sound it is made of packets of silence.
     pub transcoded_from: Option<MediaTime>,
-    /// Why passing through ended.
+    /// Why passing through ended; none where it never was to begin.
     pub because: Option<Unpassable>,
 }
 
@@ -41,7 +41,10 @@ pub(super) struct Lane {
     path: Path,
     config: OpusConfig,
     pre_skip: u16,
+    mixing: Mixing,
     hold_from: Option<MediaTime>,
+    /// Of the tracks whose gain is not 1.
+    gains: BTreeMap<TrackKey, f32>,
     pub(super) packets: Packets,
     report: LaneReport,
 }
@@ -54,14 +57,27 @@ enum Path {
 
 impl Lane {
     pub(super) fn new(config: &OpusConfig, mixing: Mixing, grid: Grid) -> Result<Self, MixError> {
-        let transcoder = Transcoder::new(config)?;
-        let pre_skip = transcoder.pre_skip();
-        let (path, transcoded_from) = match mixing {
-            Mixing::Auto => (Path::Pass(Box::new(PassThrough::new(grid, pre_skip)), BTreeMap::new()), None),
-            Mixing::Transcode => (Path::Encode(Box::new(transcoder)), Some(MediaTime::ZERO)),
-        };
-        let report = LaneReport { transcoded_from, ..LaneReport::default() };
-        Ok(Self { path, config: config.clone(), pre_skip, hold_from: None, packets: Packets::default(), report })
+        let pre_skip = Transcoder::new(config)?.pre_skip();
+        Ok(Self {
+            path: Path::Pass(Box::new(PassThrough::new(grid, pre_skip)), BTreeMap::new()),
+            config: config.clone(),
+            pre_skip,
+            mixing,
+            hold_from: None,
+            gains: BTreeMap::new(),
+            packets: Packets::default(),
+            report: LaneReport::default(),
+        })
+    }
+
+    /// Sets a track's gain before its first stretch comes.
+    pub(super) fn set_gain(&mut self, track: TrackKey, gain: f32) {
+        if gain != 1.0 {
+            self.gains.insert(track, gain);
+        }
+        if let Path::Encode(transcoder) = &mut self.path {
+            transcoder.set_gain(track, gain);
+        }
     }
 
     pub(super) fn pre_skip(&self) -> u16 {
@@ -76,25 +92,41 @@ impl Lane {
         report
     }
 
+    /// What is known of the tracks that are transcoded.
+    pub(super) fn tracks(&self) -> impl Iterator<Item = (TrackKey, TrackReport)> {
+        let transcoder = match &self.path {
+            Path::Pass(..) => None,
+            Path::Encode(transcoder) => Some(transcoder),
+        };
+        transcoder.into_iter().flat_map(|transcoder| transcoder.tracks())
+    }
+
     pub(super) fn push(&mut self, stretch: &Settled) -> Result<(), MixError> {
-        let unpassable = match &mut self.path {
+        let sounds = !matches!(stretch.content, Content::Silence(_));
+        let (pass, tracks) = match &mut self.path {
             Path::Encode(transcoder) => return transcoder.push(stretch),
-            Path::Pass(_, tracks) if !tracks.contains_key(&stretch.track) && !tracks.is_empty() => Unpassable::Several,
-            Path::Pass(pass, tracks) => {
-                if let Some(last) = tracks.get(&stretch.track).filter(|last| last.end != stretch.start) {
-                    let (track, expected, got) = (stretch.track, last.end, stretch.start);
-                    return Err(DecodeError::OutOfOrder { track, expected, got }.into());
+            Path::Pass(pass, tracks) => (pass, tracks),
+        };
+        let because = if !tracks.contains_key(&stretch.track) && !tracks.is_empty() {
+            Some(Unpassable::Several)
+        } else if sounds && self.gains.contains_key(&stretch.track) {
+            Some(Unpassable::Gain)
+        } else if sounds && self.mixing == Mixing::Transcode {
+            None
+        } else {
+            if let Some(last) = tracks.get(&stretch.track).filter(|last| last.end != stretch.start) {
+                let (track, expected, got) = (stretch.track, last.end, stretch.start);
+                return Err(DecodeError::OutOfOrder { track, expected, got }.into());
+            }
+            match pass.push(stretch, &mut self.packets) {
+                Ok(()) => {
+                    tracks.insert(stretch.track, stretch.clone());
+                    return Ok(());
                 }
-                match pass.push(stretch, &mut self.packets) {
-                    Ok(()) => {
-                        tracks.insert(stretch.track, stretch.clone());
-                        return Ok(());
-                    }
-                    Err(unpassable) => unpassable,
-                }
+                Err(unpassable) => Some(unpassable),
             }
         };
-        self.transcode(unpassable)?;
+        self.transcode(because)?;
         self.push(stretch)
     }
 
@@ -126,29 +158,41 @@ impl Lane {
         }
     }
 
-    /// Fills the stream up to at least `samples` samples, of which those before `end` hold sound.
-    pub(super) fn finish(&mut self, end: MediaTime, samples: u64) -> Result<(), MixError> {
+    /// Takes everything up to `end`, after which nothing comes, and gives where the stream can end: there, or where the
+    /// silence begins that is held back.
+    pub(super) fn drain(&mut self, end: MediaTime) -> Result<MediaTime, MixError> {
+        match &mut self.path {
+            Path::Pass(..) => {
+                let written = MediaTime(self.packets.written() as i64) - SampleCount(u64::from(self.pre_skip));
+                Ok(self.hold_from.map_or(end, |from| from.max(written).min(end)))
+            }
+            Path::Encode(transcoder) => transcoder.drain(end, &mut self.packets),
+        }
+    }
+
+    /// After [`drain`](Self::drain): fills the stream up to at least `samples` samples.
+    pub(super) fn end(&mut self, samples: u64) -> Result<(), MixError> {
         match &mut self.path {
             Path::Pass(pass, _) => {
                 pass.fill(samples, &mut self.packets);
                 Ok(())
             }
-            Path::Encode(transcoder) => {
-                transcoder.finish(end, &mut self.packets)?;
-                transcoder.fill(samples, &mut self.packets)
-            }
+            Path::Encode(transcoder) => transcoder.end(samples, &mut self.packets),
         }
     }
 
     /// Transcodes from here on. The last stretches are decoded again, so that nothing is heard of the change.
-    fn transcode(&mut self, because: Unpassable) -> Result<(), MixError> {
+    fn transcode(&mut self, because: Option<Unpassable>) -> Result<(), MixError> {
         let Path::Pass(pass, tracks) = &self.path else { return Ok(()) };
         self.report.pass = pass.stats();
-        self.report.because = Some(because);
+        self.report.because = because;
         let granule = self.packets.written();
         let mut transcoder = Transcoder::taking_over(&self.config, granule)?;
         self.report.transcoded_from = Some(MediaTime(granule as i64) - SampleCount(u64::from(self.pre_skip)));
         transcoder.hold_silence_from(self.hold_from);
+        for (track, gain) in &self.gains {
+            transcoder.set_gain(*track, *gain);
+        }
         for last in tracks.values() {
             transcoder.push(last)?;
         }

@@ -57,7 +57,8 @@ impl Mixdown {
         self.transcoder.end_track(track);
     }
 
-    /// Sets the factor by which a track is made louder or softer, 1 by default, from the next frame on.
+    /// Sets the factor by which a track is made louder or softer, 1 by default, from the next frame on. It may be set
+    /// before the track's first stretch comes.
     pub fn set_gain(&mut self, track: TrackKey, gain: f32) {
         self.transcoder.set_gain(track, gain);
     }
@@ -86,10 +87,31 @@ impl Mixdown {
     /// [`MixError::Encode`]: with [`EncodeError::End`](crate::encode::EncodeError::End) where `end` lies too far back,
     /// with [`EncodeError::Ended`](crate::encode::EncodeError::Ended) the second time.
     pub fn finish(&mut self, end: MediaTime) -> Result<SampleCount, MixError> {
-        let total = self.transcoder.finish(end, &mut self.packets)?;
+        let total = self.drain(end)?;
+        self.end_at(total)?;
+        Ok(total.since(MediaTime::ZERO))
+    }
+
+    /// Mixes and encodes up to `end` exactly, after which nothing comes. Gives where the stream can end: there, or where
+    /// the silence begins that is held back. `end` must not lie before what was mixed.
+    ///
+    /// # Errors
+    /// [`MixError::Encode`].
+    pub fn drain(&mut self, end: MediaTime) -> Result<MediaTime, MixError> {
+        let total = self.transcoder.drain(end, &mut self.packets)?;
         self.write()?;
-        self.writer.finish(total)?;
         Ok(total)
+    }
+
+    /// Ends a stream that was [drained](Self::drain) at `total`, at the earliest where that said.
+    ///
+    /// # Errors
+    /// As [`finish`](Self::finish).
+    pub fn end_at(&mut self, total: MediaTime) -> Result<(), MixError> {
+        let total = total.since(MediaTime::ZERO);
+        self.transcoder.end(total.0 + u64::from(self.transcoder.pre_skip()), &mut self.packets)?;
+        self.write()?;
+        Ok(self.writer.finish(total)?)
     }
 
     /// Appends the finished pages to `out` and returns how many bytes these were.

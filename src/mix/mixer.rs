@@ -9,7 +9,7 @@ const INAUDIBLE: f32 = 1e-5;
 /// Sums frames of PCM and keeps the sum of two or more from clipping.
 ///
 /// One talker alone passes bit for bit, at full scale too: the limiter looks only at frames to which two or more
-/// contribute. It needs to look ahead; that delay is taken out again, so that the first frame taken is the first
+/// contribute, or somebody who is made louder. It needs to look ahead; that delay is taken out again, so that the first frame taken is the first
 /// frame mixed.
 ///
 /// ```
@@ -26,6 +26,8 @@ pub struct Mixer {
     sum: Vec<f32>,
     inputs: u32,
     audible: u32,
+    /// Whether an input of the frame at hand is made louder than it came.
+    louder: bool,
     limiter: Limiter,
     out: Vec<f32>,
     /// Samples of the limiter's delay still to be dropped.
@@ -40,6 +42,7 @@ impl Mixer {
             sum: Vec::with_capacity(960 * channels),
             inputs: 0,
             audible: 0,
+            louder: false,
             limiter: Limiter::new(channels),
             out: Vec::with_capacity(4 * 960 * channels),
             skip: LATENCY * channels,
@@ -50,6 +53,7 @@ impl Mixer {
     /// first is cut. An input that is silent throughout need not be added at all.
     pub fn add(&mut self, pcm: &[f32], gain: f32) {
         self.audible += u32::from(Level::of(pcm).peak * gain.abs() > INAUDIBLE);
+        self.louder |= gain.abs() > 1.0;
         if self.inputs == 0 && gain == 1.0 {
             self.sum.extend_from_slice(pcm);
         } else if self.inputs == 0 {
@@ -63,9 +67,10 @@ impl Mixer {
     /// Ends the frame at hand, which has `frames` frames; what no input filled is silent.
     pub fn mix(&mut self, frames: usize) {
         self.sum.resize(frames * self.channels, 0.0);
-        self.pass(self.audible >= 2);
+        self.pass(self.audible >= 2 || self.louder);
         self.inputs = 0;
         self.audible = 0;
+        self.louder = false;
     }
 
     /// Puts `frames` frames of silence before the frame at hand.
@@ -81,6 +86,7 @@ impl Mixer {
         self.sum.clear();
         self.inputs = 0;
         self.audible = 0;
+        self.louder = false;
     }
 
     /// No frame follows: what the limiter still holds can be taken.
@@ -191,6 +197,18 @@ mod tests {
         assert_eq!(out.len(), 50 * 960);
         assert!(Level::of(&out).peak_dbfs() <= crate::mix::CEILING_DBTP);
         assert!(mixer.least_gain() < 1.0);
+    }
+
+    #[test]
+    fn one_talker_who_is_made_louder_does_not_clip() {
+        let mut mixer = Mixer::new(1);
+        let mut voice = noise(1, 0.5);
+        for _ in 0..50 {
+            mixer.add(&voice(), 4.0);
+            mixer.mix(960);
+        }
+        mixer.finish();
+        assert!(Level::of(&take_all(&mut mixer)).peak_dbfs() <= crate::mix::CEILING_DBTP);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Packets put on a stream's grid as they came: no decoding, no second coding.
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::packets::Packets;
@@ -19,7 +20,7 @@ pub(super) enum Grid {
 }
 
 /// Why a track's packets cannot be passed through; they have to be transcoded from there on.
-#[derive(Clone, Copy, Debug, Error, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "reason", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Unpassable {
@@ -44,13 +45,19 @@ pub enum Unpassable {
     /// More than one track speaks on the stream.
     #[error("more than one track speaks on the stream")]
     Several,
+    /// The track is to be made louder or softer.
+    #[error("the track is made louder or softer")]
+    Gain,
 }
 
 /// What passing through did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PassStats {
     /// Packets passed as they were.
     pub passed: u64,
+    /// How long these play.
+    #[serde(rename = "passed_samples")]
+    pub samples: SampleCount,
     /// Packets coded again because their in-band FEC holds what must not be recorded.
     pub recoded: u64,
     /// Packets that a player has to conceal.
@@ -197,6 +204,7 @@ impl PassThrough {
         } else {
             out.push(payload, samples);
             self.stats.passed += 1;
+            self.stats.samples += SampleCount(u64::from(samples));
         }
         self.model.clear();
         self.model.extend_from_slice(payload);

@@ -29,6 +29,7 @@ pub struct TrackReport {
 /// Decodes, mixes and encodes. Its packets follow each other without a gap from where it was started.
 pub(super) struct Transcoder {
     tracks: BTreeMap<TrackKey, Input>,
+    gains: BTreeMap<TrackKey, f32>,
     ended: BTreeMap<TrackKey, DecodeStats>,
     mixer: Mixer,
     encoder: OpusEncoder,
@@ -59,6 +60,7 @@ impl Transcoder {
         let channels = config.channels();
         Ok(Self {
             tracks: BTreeMap::new(),
+            gains: BTreeMap::new(),
             ended: BTreeMap::new(),
             mixer: Mixer::new(channels),
             frame: vec![0.0; encoder.frame_len()],
@@ -91,7 +93,8 @@ impl Transcoder {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => {
                 let decoder = TrackDecoder::new(self.encoder.config().channels())?;
-                entry.insert(Input { decoder, gain: 1.0, level: Level::default(), ended: false })
+                let gain = self.gains.get(&stretch.track).copied().unwrap_or(1.0);
+                entry.insert(Input { decoder, gain, level: Level::default(), ended: false })
             }
         };
         Ok(input.decoder.push(stretch)?)
@@ -105,6 +108,7 @@ impl Transcoder {
     }
 
     pub(super) fn set_gain(&mut self, track: TrackKey, gain: f32) {
+        self.gains.insert(track, gain);
         if let Some(input) = self.tracks.get_mut(&track) {
             input.gain = gain;
         }
@@ -128,26 +132,28 @@ impl Transcoder {
         self.hold_from = from;
     }
 
-    /// Encodes up to `end`, or to where the silence begins that is held back, and on until what was encoded can be heard.
-    /// Gives where that is.
-    pub(super) fn finish(&mut self, end: MediaTime, out: &mut Packets) -> Result<SampleCount, MixError> {
+    /// Mixes exactly up to `end`; nothing comes after it. Gives where the silence begins that is held back, else `end`.
+    pub(super) fn drain(&mut self, end: MediaTime, out: &mut Packets) -> Result<MediaTime, MixError> {
         self.tracks.values_mut().for_each(|input| input.decoder.finish());
         while self.at < end {
             let frames = end.since(self.at).0.min(SLOT);
             self.mix_slot(frames as usize, out)?;
             self.encode_whole_frames(out)?;
         }
+        Ok(self.at - self.held)
+    }
+
+    /// After [`drain`](Self::drain): encodes on until the stream holds at least `samples` samples.
+    pub(super) fn end(&mut self, samples: u64, out: &mut Packets) -> Result<(), MixError> {
         if !std::mem::replace(&mut self.finished, true) {
             self.mixer.finish();
         }
         self.encode_whole_frames(out)?;
-        let total = (end - self.held).since(MediaTime::ZERO);
-        self.fill(total.0 + u64::from(self.pre_skip()), out)?;
-        Ok(total)
+        self.fill(samples, out)
     }
 
     /// Encodes silence until the stream holds at least `samples` samples.
-    pub(super) fn fill(&mut self, samples: u64, out: &mut Packets) -> Result<(), MixError> {
+    fn fill(&mut self, samples: u64, out: &mut Packets) -> Result<(), MixError> {
         while out.written() < samples {
             self.mixer.take_rest(&mut self.frame);
             self.encode_frame(out)?;

@@ -15,7 +15,8 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::clock;
-use crate::encode;
+use crate::encode::{self, OggInspector};
+use crate::time::SampleCount;
 
 /// How long written bytes may stay unsynced.
 const SYNC_EVERY: Duration = Duration::from_secs(1);
@@ -38,11 +39,20 @@ impl FileError {
     }
 }
 
+/// A fault of one file, while it is written.
+#[derive(Debug)]
+pub struct FileFault {
+    /// Which file.
+    pub file: FileId,
+    /// What the disk said.
+    pub error: FileError,
+}
+
 /// One of a recording's files, by the order in which they were made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FileId(pub usize);
 
-/// A file that is whole.
+/// A file that has its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FinishedFile {
     /// Where it is.
@@ -51,6 +61,8 @@ pub struct FinishedFile {
     pub bytes: u64,
     /// SHA-256 of its bytes, in hexadecimal.
     pub sha256: String,
+    /// How long it plays, where it had to be cut before its stream's end.
+    pub cut_to: Option<SampleCount>,
 }
 
 /// The files of one recording, reserved under one name.
@@ -63,9 +75,9 @@ pub struct RecordingFiles {
 }
 
 enum Command {
-    Create { path: PathBuf },
+    Create { stem: PathBuf, ext: &'static str },
     Append { file: FileId, bytes: Vec<u8> },
-    Finish { file: FileId, bytes: Vec<u8>, done: oneshot::Sender<Result<FinishedFile, FileError>> },
+    Finish { file: FileId, whole: bool, done: oneshot::Sender<Result<FinishedFile, FileError>> },
     Manifest { path: PathBuf, json: Vec<u8>, done: oneshot::Sender<Result<(), FileError>> },
 }
 
@@ -73,8 +85,8 @@ impl RecordingFiles {
     /// Reserves `name` (relative, `/` between its parts, with its ending) below `root` and starts the writer.
     ///
     /// Where the name is taken, the first free one of `NAME-1`, `NAME-2`… is taken instead. Faults that come later are
-    /// sent to `faults`, once a file.
-    pub fn reserve(root: &Path, name: &str, faults: mpsc::UnboundedSender<FileError>) -> Result<Self, FileError> {
+    /// sent to `faults`; a file that has one does not hold the others up.
+    pub fn reserve(root: &Path, name: &str, faults: mpsc::UnboundedSender<FileFault>) -> Result<Self, FileError> {
         let wanted = root.join(name);
         let parent = wanted.parent().unwrap_or(root);
         fs::create_dir_all(parent).map_err(|e| FileError::new("cannot create the directory", parent, e))?;
@@ -94,13 +106,13 @@ impl RecordingFiles {
         with_suffix(&self.stem, ".json")
     }
 
-    /// Makes the file `STEM` + `suffix` (which has the ending, `.ogg`) and gives its path.
-    pub fn create(&mut self, suffix: &str) -> (FileId, PathBuf) {
-        let path = with_suffix(&self.stem, suffix);
+    /// Makes a file, named by the recording's name, `suffix` and the ending `ext`. Where that name is taken, by a file that
+    /// was there or by another of the recording, it gets a number.
+    pub fn create(&mut self, suffix: &str, ext: &'static str) -> FileId {
         let file = FileId(self.made);
         self.made += 1;
-        self.send(Command::Create { path: path.clone() });
-        (file, path)
+        self.send(Command::Create { stem: with_suffix(&self.stem, suffix), ext });
+        file
     }
 
     /// Appends whole pages.
@@ -110,10 +122,10 @@ impl RecordingFiles {
         }
     }
 
-    /// Appends the last pages, syncs the file and gives it its name.
-    pub async fn finish(&self, file: FileId, bytes: Vec<u8>) -> Result<FinishedFile, FileError> {
+    /// Syncs the file and gives it its name. Where its stream is not `whole`, its last page becomes the stream's last.
+    pub async fn finish(&self, file: FileId, whole: bool) -> Result<FinishedFile, FileError> {
         let (done, answer) = oneshot::channel();
-        self.send(Command::Finish { file, bytes, done });
+        self.send(Command::Finish { file, whole, done });
         answer.await.unwrap_or_else(|_| Err(self.writer_gone()))
     }
 
@@ -147,7 +159,7 @@ impl Drop for RecordingFiles {
 struct Writer {
     files: Vec<OpenFile>,
     reserve: Reserve,
-    faults: mpsc::UnboundedSender<FileError>,
+    faults: mpsc::UnboundedSender<FileFault>,
 }
 
 impl Writer {
@@ -168,23 +180,24 @@ impl Writer {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Create { path } => {
-                let file = OpenFile::create(&path).unwrap_or_else(|fault| {
-                    let _ = self.faults.send(fault);
+            Command::Create { stem, ext } => {
+                let id = FileId(self.files.len());
+                let file = OpenFile::create(&stem, ext).unwrap_or_else(|(path, error)| {
+                    self.fault(id, error);
                     OpenFile::broken(path)
                 });
                 self.files.push(file);
             }
-            Command::Append { file, bytes } => {
-                if let Some(file) = self.files.get_mut(file.0)
-                    && let Err(fault) = file.append(&bytes)
+            Command::Append { file: id, bytes } => {
+                if let Some(file) = self.files.get_mut(id.0)
+                    && let Err(error) = file.append(&bytes)
                 {
-                    let _ = self.faults.send(fault);
+                    self.fault(id, error);
                 }
             }
-            Command::Finish { file, bytes, done } => {
+            Command::Finish { file, whole, done } => {
                 if let Some(file) = self.files.get_mut(file.0) {
-                    let _ = done.send(file.finish(&bytes));
+                    let _ = done.send(file.finish(whole));
                 }
             }
             Command::Manifest { path, json, done } => {
@@ -194,12 +207,17 @@ impl Writer {
     }
 
     fn sync(&mut self) -> Instant {
-        for file in &mut self.files {
-            if let Err(fault) = file.sync() {
-                let _ = self.faults.send(fault);
+        for n in 0..self.files.len() {
+            if let Err(error) = self.files[n].sync() {
+                self.fault(FileId(n), error);
             }
         }
         clock::now()
+    }
+
+    fn fault(&self, file: FileId, error: FileError) {
+        // Nobody listens any more once the recording has its result.
+        let _ = self.faults.send(FileFault { file, error });
     }
 }
 
@@ -215,15 +233,21 @@ struct OpenFile {
 }
 
 impl OpenFile {
-    fn create(path: &Path) -> Result<Self, FileError> {
-        let part = with_suffix(path, ".part");
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(&part)
-            .map_err(|e| FileError::new("cannot create", &part, e))?;
-        Ok(Self { part, file: Some(file), ..Self::broken(path.to_owned()).mended() })
+    fn create(stem: &Path, ext: &str) -> Result<Self, (PathBuf, FileError)> {
+        for number in 0u32.. {
+            let stem = if number == 0 { stem.to_owned() } else { with_suffix(stem, &format!("-{number}")) };
+            let path = with_suffix(&stem, &format!(".{ext}"));
+            let part = with_suffix(&path, ".part");
+            if path.exists() {
+                continue;
+            }
+            match OpenOptions::new().read(true).write(true).create_new(true).open(&part) {
+                Ok(file) => return Ok(Self { part, file: Some(file), ..Self::broken(path).mended() }),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err((path, FileError::new("cannot create", &part, error))),
+            }
+        }
+        unreachable!("some suffix of four thousand million is free")
     }
 
     fn broken(path: PathBuf) -> Self {
@@ -264,18 +288,23 @@ impl OpenFile {
         file.sync_data().map_err(|e| FileError::new("cannot sync", &self.part, e))
     }
 
-    fn finish(&mut self, bytes: &[u8]) -> Result<FinishedFile, FileError> {
-        let appended = self.append(bytes);
+    fn finish(&mut self, whole: bool) -> Result<FinishedFile, FileError> {
+        if !whole && !std::mem::replace(&mut self.broken, true) {
+            self.close_at_last_page();
+        }
         let Some(file) = self.file.take() else {
             return Err(FileError::new("was never created:", &self.part, io::ErrorKind::NotFound.into()));
         };
         let synced = file.sync_all();
-        let sha256 = if self.broken { hash_of(&self.part) } else { Ok(hex(self.hash.finalize_reset().as_slice())) };
+        let read_back = |e| FileError::new("cannot read back", &self.part, e);
+        let (sha256, cut_to) = if self.broken {
+            (hash_of(&self.part).map_err(read_back)?, Some(duration_of(&self.part).map_err(read_back)?))
+        } else {
+            (hex(self.hash.finalize_reset().as_slice()), None)
+        };
         let path = give_name(&self.part, &self.path)?;
-        appended?;
         synced.map_err(|e| FileError::new("cannot sync", &path, e))?;
-        let sha256 = sha256.map_err(|e| FileError::new("cannot read back", &path, e))?;
-        Ok(FinishedFile { path, bytes: self.written, sha256 })
+        Ok(FinishedFile { path, bytes: self.written, sha256, cut_to })
     }
 
     /// After a failed write: back to the last whole page, which becomes the stream's last. This takes no disk space.
@@ -375,15 +404,26 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 
 /// SHA-256 of a file's bytes, in hexadecimal.
 pub fn hash_of(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
     let mut hash = Sha256::new();
+    read_blocks(path, |block| hash.update(block))?;
+    Ok(hex(hash.finalize().as_slice()))
+}
+
+fn duration_of(path: &Path) -> io::Result<SampleCount> {
+    let mut inspector = OggInspector::new();
+    read_blocks(path, |block| inspector.push(block))?;
+    Ok(inspector.finish().duration)
+}
+
+fn read_blocks(path: &Path, mut take: impl FnMut(&[u8])) -> io::Result<()> {
+    let mut file = File::open(path)?;
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let read = file.read(&mut buffer)?;
         if read == 0 {
-            return Ok(hex(hash.finalize().as_slice()));
+            return Ok(());
         }
-        hash.update(&buffer[..read]);
+        take(&buffer[..read]);
     }
 }
 
@@ -395,7 +435,7 @@ fn hex(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    fn files(root: &Path, name: &str) -> (RecordingFiles, mpsc::UnboundedReceiver<FileError>) {
+    fn files(root: &Path, name: &str) -> (RecordingFiles, mpsc::UnboundedReceiver<FileFault>) {
         let (faults, inbox) = mpsc::unbounded_channel();
         (RecordingFiles::reserve(root, name, faults).expect("a writable directory"), inbox)
     }
@@ -404,10 +444,12 @@ mod tests {
     async fn a_file_is_part_until_it_is_whole() {
         let dir = tempfile::tempdir().unwrap();
         let (mut files, _faults) = files(dir.path(), "a/b.ogg");
-        let (id, path) = files.create(".ogg");
+        let path = dir.path().join("a/b.ogg");
+        let id = files.create("", "ogg");
         files.append(id, b"hello ".to_vec());
-        let done = files.finish(id, b"world".to_vec()).await.unwrap();
-        assert_eq!(done.path, path);
+        files.append(id, b"world".to_vec());
+        let done = files.finish(id, true).await.unwrap();
+        assert_eq!((&done.path, done.cut_to), (&path, None));
         assert_eq!(fs::read(&path).unwrap(), b"hello world");
         assert_eq!(done.sha256, hash_of(&path).unwrap());
         assert!(!with_suffix(&path, ".part").exists());
@@ -428,12 +470,42 @@ mod tests {
     async fn a_name_taken_meanwhile_is_not_overwritten() {
         let dir = tempfile::tempdir().unwrap();
         let (mut files, _faults) = files(dir.path(), "call.ogg");
-        let (id, path) = files.create(".ogg");
+        let path = dir.path().join("call.ogg");
+        let id = files.create("", "ogg");
+        files.append(id, b"x".to_vec());
+        while !with_suffix(&path, ".part").exists() {
+            tokio::task::yield_now().await;
+        }
         fs::write(&path, b"stranger").unwrap();
-        let error = files.finish(id, b"x".to_vec()).await.unwrap_err();
+        let error = files.finish(id, true).await.unwrap_err();
         assert!(error.to_string().contains("does not overwrite"), "{error}");
         assert_eq!(fs::read(&path).unwrap(), b"stranger");
         assert_eq!(fs::read(with_suffix(&path, ".part")).unwrap(), b"x");
+    }
+
+    #[tokio::test]
+    async fn files_of_one_name_are_numbered() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut files, _faults) = files(dir.path(), "call.ogg");
+        fs::write(dir.path().join("call-a.ogg"), b"stranger").unwrap();
+        let mut names = Vec::new();
+        for id in [files.create("-a", "ogg"), files.create("-a", "ogg"), files.create("", "ogg")] {
+            names.push(files.finish(id, true).await.unwrap().path);
+        }
+        assert_eq!(names, ["call-a-1.ogg", "call-a-2.ogg", "call.ogg"].map(|name| dir.path().join(name)));
+    }
+
+    #[tokio::test]
+    async fn a_file_that_cannot_be_made_leaves_the_others_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut files, mut faults) = files(dir.path(), "call.ogg");
+        let (bad, good) = (files.create("/nowhere/x", "ogg"), files.create("", "ogg"));
+        files.append(bad, b"x".to_vec());
+        files.append(good, b"x".to_vec());
+        assert!(files.finish(bad, true).await.unwrap_err().to_string().contains("was never created"));
+        assert_eq!(files.finish(good, true).await.unwrap().bytes, 1);
+        assert_eq!(faults.recv().await.unwrap().file, bad);
+        assert!(faults.try_recv().is_err());
     }
 
     #[tokio::test]

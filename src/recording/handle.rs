@@ -8,7 +8,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 use tracing::Instrument;
 
-use crate::config::Config;
+use crate::config::{Config, OutputKind};
 
 use super::manifest::OutputEntry;
 use super::outcome::{Outcome, Reason, StopReason};
@@ -138,7 +138,7 @@ pub struct Status {
     pub elapsed: Duration,
     /// Participants in the room now.
     pub participants: usize,
-    /// The loudest sample since the last status, in dBFS.
+    /// The loudest sample since the last status, in dBFS; of what is passed through undecoded, nothing is known.
     pub peak_dbfs: f32,
     /// Bytes written, all files together.
     pub bytes: u64,
@@ -198,8 +198,11 @@ impl RecordingResult {
 /// One file of a result.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct OutputResult {
-    /// What is in it: `mix`.
-    pub kind: String,
+    /// What is in it.
+    pub kind: OutputKind,
+    /// The identity of the only one who is heard, for `tracks`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub participant: Option<String>,
     /// Where it is.
     pub location: String,
     /// How long it plays.
@@ -213,7 +216,8 @@ pub struct OutputResult {
 impl OutputResult {
     pub(super) fn new(entry: &OutputEntry, location: String) -> Self {
         Self {
-            kind: entry.kind.clone(),
+            kind: entry.kind,
+            participant: entry.participant.clone(),
             location,
             duration_seconds: entry.duration_seconds,
             bytes: entry.bytes,

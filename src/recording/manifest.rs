@@ -7,6 +7,8 @@ use time::OffsetDateTime;
 
 use crate::call::{Codec, ParticipantKind};
 use crate::capture::TrackLedger;
+use crate::config::OutputKind;
+use crate::mix::{LaneReport, PassStats, Side, Unpassable};
 use crate::room::{RoomInfo, Transport};
 use crate::time::{MediaTime, SampleCount};
 
@@ -53,10 +55,19 @@ pub struct Manifest {
 }
 
 /// One file of a recording.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct OutputEntry {
     /// What is in it.
-    pub kind: String,
+    pub kind: OutputKind,
+    /// The identity of the only one who is heard, for `tracks`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub participant: Option<String>,
+    /// The identities of those on the left, for `dual`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left: Vec<String>,
+    /// The identities of those on the right, for `dual`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub right: Vec<String>,
     /// Its name, relative to the manifest.
     pub file: String,
     /// The container: `ogg`.
@@ -67,6 +78,43 @@ pub struct OutputEntry {
     pub bytes: u64,
     /// SHA-256 of its bytes, in hexadecimal.
     pub sha256: String,
+    /// How its Opus streams came about: one, or the two of `dual`.
+    #[serde(default)]
+    pub streams: Vec<StreamEntry>,
+}
+
+/// How one Opus stream of a file came about. What was neither passed through nor transcoded is packets of digital silence.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StreamEntry {
+    /// Its side, for `dual`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub side: Option<Side>,
+    /// How much of it is the senders' own packets.
+    pub passed_seconds: f64,
+    /// How much of it was decoded, mixed and encoded.
+    pub transcoded_seconds: f64,
+    /// From where on it was transcoded, if it was.
+    pub transcoded_from_sample: Option<MediaTime>,
+    /// Why passing through ended; none where it did not, or was never to begin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub because: Option<Unpassable>,
+    /// What passing through did.
+    pub pass_through: PassStats,
+}
+
+impl StreamEntry {
+    /// How a stream that ends at `end` came about.
+    pub fn new(side: Option<Side>, report: &LaneReport, end: MediaTime) -> Self {
+        let transcoded = report.transcoded_from.map_or(0.0, |from| (end.as_secs_f64() - from.as_secs_f64()).max(0.0));
+        Self {
+            side,
+            passed_seconds: report.pass.samples.as_secs_f64(),
+            transcoded_seconds: transcoded,
+            transcoded_from_sample: report.transcoded_from,
+            because: report.because,
+            pass_through: report.pass,
+        }
+    }
 }
 
 /// What part somebody has in a call.

@@ -4,7 +4,10 @@
 //! |---|---|
 //! | `handle` | starting a recording; what its owner holds |
 //! | `session` | the loop of one call: room events and time in, files out |
-//! | `pipeline` | capture → decode → mix → encode for one call (pure) |
+//! | `pipeline` | capture → outputs for one call (pure) |
+//! | `outputs` | which stretch goes to which of the mix, dual and track streams (pure) |
+//! | `sides` | who is heard on which side of a dual file (pure) |
+//! | `sinks` | which output goes to which file |
 //! | `roll` | who was there when (pure) |
 //! | `presence` | when it is over (pure) |
 //! | `outcome`, `manifest` | how it went, as types |
@@ -14,13 +17,18 @@ mod files;
 mod handle;
 mod manifest;
 mod outcome;
+mod outputs;
 mod pipeline;
 mod presence;
 mod roll;
 mod session;
+mod sides;
+mod sinks;
 
 pub use files::hash_of;
 pub use handle::{OutputResult, Recorder, RecordingHandle, RecordingResult, State, Status};
-pub use manifest::{MANIFEST_VERSION, Manifest, MediaEntry, OutputEntry, ParticipantEntry, Role, TrackEntry, Versions};
+pub use manifest::{
+    MANIFEST_VERSION, Manifest, MediaEntry, OutputEntry, ParticipantEntry, Role, StreamEntry, TrackEntry, Versions,
+};
 pub use outcome::{Outcome, Reason, StopReason};
 pub use presence::{EndsWith, StopPolicy};

@@ -74,6 +74,13 @@ pub enum Reason {
         /// Packets that the decoder refused.
         packets: u64,
     },
+    /// One of several outputs is not whole; the others are.
+    Output {
+        /// Which one: `mix`, `dual`, or `tracks` of whom.
+        output: String,
+        /// What went wrong.
+        message: String,
+    },
     /// The room could not be joined.
     Join {
         /// What went wrong.
@@ -113,6 +120,7 @@ impl Reason {
             Self::LostAudio { .. }
             | Self::RecorderDown { .. }
             | Self::SubscriptionFailed { .. }
+            | Self::Output { .. }
             | Self::Undecodable { .. } => false,
         }
     }
@@ -127,6 +135,7 @@ impl fmt::Display for Reason {
             Self::RecorderDown { seconds } => write!(f, "the recorder was not there for {seconds:.3} s"),
             Self::SubscriptionFailed { track, message } => write!(f, "no subscription to {track}: {message}"),
             Self::Undecodable { track, packets } => write!(f, "{packets} packets of {track} could not be decoded"),
+            Self::Output { output, message } => write!(f, "the output {output} is not whole: {message}"),
             Self::Join { message } => write!(f, "cannot join: {message}"),
             Self::ConnectionLost { message } => write!(f, "connection lost: {message}"),
             Self::Removed { message } => write!(f, "removed from the room: {message}"),

@@ -5,33 +5,28 @@ use std::collections::BTreeMap;
 use crate::call::TrackKey;
 use crate::capture::{Capture, Packet, Settled, TrackLedger, TrackSpec};
 use crate::config::Config;
-use crate::encode::OpusTags;
-use crate::mix::{Mixdown, MixdownConfig};
+use crate::mix::MixError;
 use crate::room::{MediaState, RtpPacket};
-use crate::time::{ClockTime, MediaTime, RtpTime, SAMPLE_RATE, SampleCount};
+use crate::time::{ClockTime, MediaTime, RtpTime, SampleCount};
 
-/// One page a second: a file cut at any moment lacks at most that, for 2 % of overhead.
-const PAGE: SampleCount = SampleCount(SAMPLE_RATE as u64);
+use super::outputs::{OutputId, Outputs, Speaker};
 
-/// A part of the audio path that cannot go on.
+/// A part of the audio path that cannot be set up.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PipelineError {
     /// Packets cannot be captured as configured.
     #[error(transparent)]
     Capture(#[from] crate::capture::CaptureError),
-    /// A track cannot be mixed down.
+    /// A stream cannot be made as configured.
     #[error(transparent)]
-    Mix(#[from] crate::mix::MixError),
-    /// The stream's header cannot be written.
-    #[error(transparent)]
-    Encode(#[from] crate::encode::EncodeError),
+    Mix(#[from] MixError),
 }
 
-/// Capture and mixdown of one call.
+/// Capture and outputs of one call.
 pub struct Pipeline {
     capture: Capture,
-    mixdown: Mixdown,
+    outputs: Outputs,
     settled: Vec<Settled>,
     tracks: Vec<TrackKey>,
     /// Tracks that were unpublished and may still have packets under way.
@@ -42,27 +37,20 @@ pub struct Pipeline {
 /// What is left when the recording is over.
 #[derive(Debug)]
 pub struct Finished {
-    /// The length of the timeline.
+    /// The length of the timeline, and of every output.
     pub samples: SampleCount,
-    /// The last pages.
-    pub bytes: Vec<u8>,
     /// How each track's samples were settled.
     pub ledgers: BTreeMap<TrackKey, TrackLedger>,
     /// Packets of each track that its decoder refused.
     pub refused: BTreeMap<TrackKey, u64>,
-    /// What broke the audio path at its end, if anything did.
-    pub fault: Option<PipelineError>,
 }
 
 impl Pipeline {
-    /// The audio path that `config` asks for, with a stream of this serial number.
+    /// The audio path that `config` asks for, with streams of serial numbers from this one on.
     pub fn new(config: &Config, serial: u32) -> Result<Self, PipelineError> {
-        let mut tags = OpusTags::new();
-        tags.comment("TITLE", &config.room)?;
-        let mixdown = MixdownConfig { opus: config.opus.clone(), tags, serial, page: PAGE };
         Ok(Self {
             capture: Capture::new(config.capture.clone())?,
-            mixdown: Mixdown::new(&mixdown)?,
+            outputs: Outputs::new(config, serial)?,
             settled: Vec::new(),
             tracks: Vec::new(),
             leaving: Vec::new(),
@@ -70,10 +58,20 @@ impl Pipeline {
         })
     }
 
-    /// A track was published.
-    pub fn published(&mut self, track: TrackKey, spec: TrackSpec, at: ClockTime) {
+    /// A track was published by `speaker`; that may begin an output.
+    ///
+    /// # Errors
+    /// [`PipelineError::Mix`] where a stream of their own cannot be begun; the track goes into all others.
+    pub fn published(
+        &mut self,
+        track: TrackKey,
+        speaker: &Speaker,
+        spec: TrackSpec,
+        at: ClockTime,
+    ) -> Result<(), PipelineError> {
         self.tracks.push(track);
         self.capture.publish(track, spec, at);
+        Ok(self.outputs.publish(track, speaker)?)
     }
 
     /// A packet arrived.
@@ -104,30 +102,29 @@ impl Pipeline {
         self.capture.media(matches!(state, MediaState::Connected(_)), at);
     }
 
-    /// Mixes and encodes what is settled by `now`. `alone_since` says since when nobody is there who matters: silence
-    /// from then on is held back, to be trimmed if nobody comes back.
-    pub fn advance(&mut self, now: ClockTime, alone_since: Option<ClockTime>) -> Result<(), PipelineError> {
+    /// Writes what is settled by `now`. `alone_since` says since when nobody is there who matters: silence from then on is
+    /// held back, to be trimmed if nobody comes back.
+    pub fn advance(&mut self, now: ClockTime, alone_since: Option<ClockTime>) {
         let frontier = self.capture.advance(now, &mut self.settled);
-        self.push_settled()?;
+        self.push_settled();
         for track in self.leaving.extract_if(.., |track| self.capture.is_over(*track)) {
-            self.mixdown.end_track(track);
+            self.outputs.end_track(track);
         }
-        self.mixdown.hold_silence_from(alone_since.map(MediaTime::from));
-        self.mixdown.advance(frontier)?;
-        for (_, track) in self.mixdown.tracks() {
-            self.peak = self.peak.max(track.level.peak);
-        }
-        Ok(())
+        self.outputs.advance(frontier, alone_since.map(MediaTime::from));
+        self.peak = self.peak.max(self.outputs.peak());
     }
 
-    /// The pages closed since the last call.
-    pub fn take_bytes(&mut self) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        self.mixdown.take_bytes(&mut bytes);
-        bytes
+    /// Every output.
+    pub fn outputs(&self) -> &Outputs {
+        &self.outputs
     }
 
-    /// The highest peak of any track since the last call, in dBFS.
+    /// The pages closed since the last call, of each output that has any.
+    pub fn take_pages(&mut self) -> Vec<(OutputId, Vec<u8>)> {
+        self.outputs.take_pages()
+    }
+
+    /// The highest peak of any track that was decoded since the last call, in dBFS.
     pub fn take_peak_dbfs(&mut self) -> f32 {
         20.0 * std::mem::take(&mut self.peak).log10()
     }
@@ -137,26 +134,20 @@ impl Pipeline {
         self.capture.outstanding() > 0
     }
 
-    /// Settles everything up to `end`, trims silence that was held back, and ends the stream.
+    /// Settles everything up to `end`, trims silence that was held back, and ends the streams; their last pages can then be
+    /// taken.
     pub fn finish(&mut self, end: ClockTime, alone_since: Option<ClockTime>) -> Finished {
         let end = self.capture.finish(end, &mut self.settled);
-        let pushed = self.push_settled();
-        self.mixdown.hold_silence_from(alone_since.map(MediaTime::from));
-        let ended = pushed.and_then(|()| Ok(self.mixdown.finish(end)?));
-        let bytes = self.take_bytes();
-        let refused = self.mixdown.tracks().map(|(key, track)| (key, track.stats.refused)).collect();
+        self.push_settled();
+        let end = self.outputs.finish(end, alone_since.map(MediaTime::from));
+        let refused = self.outputs.refused();
         let ledgers = self.tracks.iter().filter_map(|key| Some((*key, self.capture.ledger(*key)?))).collect();
-        let (samples, fault) = match ended {
-            Ok(samples) => (samples, None),
-            Err(fault) => (self.mixdown.writer().samples(), Some(fault)),
-        };
-        Finished { samples, bytes, ledgers, refused, fault }
+        Finished { samples: end.since(MediaTime::ZERO), ledgers, refused }
     }
 
-    fn push_settled(&mut self) -> Result<(), PipelineError> {
+    fn push_settled(&mut self) {
         for stretch in self.settled.drain(..) {
-            self.mixdown.push(&stretch)?;
+            self.outputs.push(&stretch);
         }
-        Ok(())
     }
 }

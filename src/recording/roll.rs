@@ -83,6 +83,26 @@ impl Roll {
         self.by_key.get(&key).map(|&index| &self.tracks[index])
     }
 
+    /// The participant with this session, and as how many-th identity they came (from 1 on).
+    pub fn participant(&self, sid: &str) -> Option<(Participant, usize)> {
+        let entry = self.participants.iter().rfind(|known| known.sid == sid)?;
+        let mut identities: Vec<&str> = Vec::new();
+        for known in &self.participants {
+            if !identities.contains(&&*known.identity) {
+                identities.push(&known.identity);
+            }
+        }
+        let place = identities.iter().position(|known| *known == entry.identity)? + 1;
+        let participant = Participant {
+            sid: entry.sid.clone(),
+            identity: entry.identity.clone(),
+            name: entry.name.clone(),
+            kind: entry.kind,
+            attributes: entry.attributes.clone(),
+        };
+        Some((participant, place))
+    }
+
     /// Every track there was, in the order of publishing.
     pub fn tracks(&self) -> &[RolledTrack] {
         &self.tracks

@@ -6,19 +6,22 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
+use crate::call::TrackKey;
 use crate::capture::TrackSpec;
 use crate::clock::{self, RecordingClock};
 use crate::config::{Config, NameValues};
 use crate::room::{CloseReason, Room, RoomConfig, RoomEvent, RoomEvents, RoomInfo};
-use crate::time::{ClockTime, SampleCount};
+use crate::time::{ClockTime, MediaTime, SampleCount};
 
-use super::files::{FileError, FileId, RecordingFiles};
-use super::handle::{OutputResult, RecordingResult, State, Status};
+use super::handle::{RecordingResult, State, Status};
 use super::manifest::{MANIFEST_VERSION, Manifest, OutputEntry, TrackEntry, Versions};
 use super::outcome::{Outcome, Reason, StopReason, judge};
-use super::pipeline::{Finished, Pipeline, PipelineError};
+use super::outputs::Speaker;
+use super::pipeline::{Finished, Pipeline};
 use super::presence::Presence;
-use super::roll::Roll;
+use super::roll::{Roll, RolledTrack};
+use super::sides::Sides;
+use super::sinks::{EXT, Sinks};
 
 /// How often settled audio is fetched, mixed and written. A recorder is in no hurry, and fewer wake-ups cost less.
 const TICK: Duration = Duration::from_millis(100);
@@ -28,9 +31,6 @@ const STOP_WAIT: Duration = Duration::from_millis(300);
 
 /// Lost audio of one track up to which a recording still counts as complete, in seconds: less than a syllable.
 const LOSS_TOLERATED: f64 = 0.1;
-
-/// The ending of the mix.
-const EXT: &str = "ogg";
 
 /// Records one call and leaves its result in `status`.
 pub(super) async fn run(config: Config, mut stops: mpsc::UnboundedReceiver<StopReason>, status: watch::Sender<Status>) {
@@ -116,12 +116,10 @@ struct Session {
     presence: Presence,
     roll: Roll,
     pipeline: Pipeline,
-    files: RecordingFiles,
-    mix: FileId,
-    faults: mpsc::UnboundedReceiver<FileError>,
+    sides: Sides,
+    sinks: Sinks,
     reasons: Vec<Reason>,
     heard: bool,
-    bytes: u64,
 }
 
 /// What the loop ended with.
@@ -148,15 +146,15 @@ impl Session {
             track: "",
             ext: EXT,
         });
-        let (fault, faults) = mpsc::unbounded_channel();
-        let mut files = RecordingFiles::reserve(&config.out, &name, fault)
-            .map_err(|error| Reason::Storage { message: error.to_string() })?;
+        let mut sinks =
+            Sinks::reserve(&config.out, &name).map_err(|error| Reason::Storage { message: error.to_string() })?;
         let pipeline = Pipeline::new(&config, fastrand::u32(..))
             .map_err(|error| Reason::Internal { message: error.to_string() })?;
-        let (mix, path) = files.create(&format!(".{EXT}"));
-        tracing::info!(room_sid = %room_info.sid, file = %path.display(), "recording started");
+        sinks.open(pipeline.outputs());
+        tracing::info!(room_sid = %room_info.sid, manifest = %sinks.files().manifest_path().display(), "recording started");
         Ok(Self {
             presence: Presence::new(config.stop),
+            sides: Sides::new(config.sides.clone()),
             config,
             room: Some(room),
             events,
@@ -164,12 +162,9 @@ impl Session {
             clock,
             roll: Roll::default(),
             pipeline,
-            files,
-            mix,
-            faults,
+            sinks,
             reasons: Vec::new(),
             heard: false,
-            bytes: 0,
         })
     }
 
@@ -203,9 +198,10 @@ impl Session {
                 Some(reason) = stops.recv() => {
                     return End { reason, at: self.clock.now(), room_is_gone: false };
                 }
-                Some(fault) = self.faults.recv() => {
-                    self.reasons.push(Reason::Storage { message: fault.to_string() });
-                    return End { reason: StopReason::Fault, at: self.clock.now(), room_is_gone: false };
+                Some(_) = self.sinks.fault() => {
+                    if self.sinks.all_broken(self.pipeline.outputs()) {
+                        return End { reason: StopReason::Fault, at: self.clock.now(), room_is_gone: false };
+                    }
                 }
                 event = self.events.recv() => {
                     if let Some(end) = self.take(event) {
@@ -214,8 +210,8 @@ impl Session {
                 }
                 _ = tick.tick() => {
                     let now = self.clock.now();
-                    if let Err(error) = self.advance(now, status) {
-                        self.reasons.push(Reason::Internal { message: error.to_string() });
+                    self.advance(now, status);
+                    if self.sinks.all_broken(self.pipeline.outputs()) {
                         return End { reason: StopReason::Fault, at: now, room_is_gone: false };
                     }
                     if let Some(reason) = self.presence.due(now) {
@@ -253,11 +249,7 @@ impl Session {
             }
             RoomEvent::TrackPublished { track, .. } => {
                 tracing::info!(track = %track.sid, source = %track.source, "track published");
-                // The roll has it: it noted this very event.
-                if let Some(rolled) = self.roll.track(track.key) {
-                    let spec = TrackSpec { kind: rolled.kind, codec: track.codec, muted: track.muted };
-                    self.pipeline.published(track.key, spec, at);
-                }
+                self.published(track.key, at);
             }
             RoomEvent::TrackMuted { track, muted, .. } => self.pipeline.muted(*track, *muted, at),
             RoomEvent::TrackUnpublished { track, .. } => self.pipeline.unpublished(*track, at),
@@ -293,19 +285,34 @@ impl Session {
         End { reason, at, room_is_gone: true }
     }
 
-    fn advance(&mut self, now: ClockTime, status: &watch::Sender<Status>) -> Result<(), PipelineError> {
-        self.pipeline.advance(now, self.presence.alone_since())?;
-        let bytes = self.pipeline.take_bytes();
-        self.bytes += bytes.len() as u64;
-        self.files.append(self.mix, bytes);
+    fn published(&mut self, track: TrackKey, at: ClockTime) {
+        // The roll has both: it noted this very event, and its participant's before.
+        let Some(RolledTrack { track, participant_sid, kind, .. }) = self.roll.track(track) else { return };
+        let Some((participant, place)) = self.roll.participant(participant_sid) else { return };
+        let spec = TrackSpec { kind: *kind, codec: track.codec, muted: track.muted };
+        let decibels = self.config.gains.get(&participant.identity).copied().unwrap_or(0.0);
+        let speaker = Speaker {
+            side: self.sides.place(&participant, place),
+            gain: 10_f32.powf(decibels / 20.0),
+            identity: participant.identity,
+        };
+        if let Err(error) = self.pipeline.published(track.key, &speaker, spec, at) {
+            self.reasons
+                .push(Reason::Output { output: format!("tracks of {}", speaker.identity), message: error.to_string() });
+        }
+        self.sinks.open(self.pipeline.outputs());
+    }
+
+    fn advance(&mut self, now: ClockTime, status: &watch::Sender<Status>) {
+        self.pipeline.advance(now, self.presence.alone_since());
+        self.sinks.write(&mut self.pipeline);
         let peak_dbfs = self.pipeline.take_peak_dbfs();
         status.send_modify(|status| {
             status.elapsed = now.since(ClockTime::ZERO);
             status.participants = self.presence.count();
             status.peak_dbfs = peak_dbfs;
-            status.bytes = self.bytes;
+            status.bytes = self.sinks.bytes();
         });
-        Ok(())
     }
 
     /// Lets retransmissions that are under way come in; what arrived after the end is not part of the recording.
@@ -327,42 +334,18 @@ impl Session {
 
     async fn finish(mut self, end: &End) -> RecordingResult {
         let finished = self.pipeline.finish(end.at, self.presence.alone_since());
-        if let Some(fault) = &finished.fault {
-            self.reasons.push(Reason::Internal { message: fault.to_string() });
-        }
-        let file = self.files.finish(self.mix, finished.bytes.clone()).await;
-        // What the disk refused shows as a fault and again as the answer of the finish: once is enough.
-        while let Ok(fault) = self.faults.try_recv() {
-            self.note_storage_fault(fault.to_string());
-        }
-        let base = self.files.manifest_path();
-        let mut outputs = Vec::new();
-        let mut results = Vec::new();
-        match file {
-            Ok(file) => {
-                let entry = OutputEntry {
-                    kind: "mix".into(),
-                    file: file.path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-                    format: EXT.into(),
-                    duration_seconds: finished.samples.as_secs_f64(),
-                    bytes: file.bytes,
-                    sha256: file.sha256,
-                };
-                results.push(OutputResult::new(&entry, file.path.display().to_string()));
-                outputs.push(entry);
-            }
-            Err(error) => self.note_storage_fault(error.to_string()),
-        }
+        let stored = self.sinks.finish(&mut self.pipeline, MediaTime::ZERO + finished.samples).await;
+        self.reasons.extend(stored.reasons);
         self.reasons.extend(self.roll.refused().iter().cloned());
         self.reasons.extend(losses(&self.roll, &finished));
         let outcome = judge(self.heard, &self.reasons);
-        let manifest = self.manifest(end, &finished, outcome, outputs);
+        let manifest = self.manifest(end, &finished, outcome, stored.entries);
         if let Err(why) = manifest.check() {
             tracing::error!(%why, "the ledger does not add up");
             self.reasons.push(Reason::Internal { message: format!("the ledger does not add up: {why}") });
         }
         let json = serde_json::to_vec_pretty(&manifest).expect("plain data becomes JSON");
-        let written = self.files.write_manifest(json).await;
+        let written = self.sinks.files().write_manifest(json).await;
         if let Err(error) = &written {
             self.note_storage_fault(error.to_string());
         }
@@ -373,8 +356,8 @@ impl Session {
             outcome,
             reasons: self.reasons.clone(),
             stopped_by: Some(end.reason),
-            outputs: results,
-            manifest: written.is_ok().then(|| base.display().to_string()),
+            outputs: stored.results,
+            manifest: written.is_ok().then(|| self.sinks.files().manifest_path().display().to_string()),
         }
     }
 

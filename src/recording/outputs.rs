@@ -1,0 +1,371 @@
+//! The streams of one recording: every settled stretch goes to each stream it belongs to. Pure.
+
+use std::collections::BTreeMap;
+
+use crate::call::TrackKey;
+use crate::capture::Settled;
+use crate::config::{Config, OutputKind};
+use crate::encode::OpusTags;
+use crate::mix::{DualFile, LaneReport, MixError, Mixdown, MixdownConfig, Mixing, Side, TrackFile, TrackReport};
+use crate::time::{MediaTime, SAMPLE_RATE, SampleCount};
+
+use super::manifest::StreamEntry;
+
+/// One page a second: a file cut at any moment lacks at most that, for 2 % of overhead.
+const PAGE: SampleCount = SampleCount(SAMPLE_RATE as u64);
+
+/// One of a recording's streams, by the order in which they were begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OutputId(pub usize);
+
+/// Who publishes a track, as far as its way into the files goes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Speaker {
+    /// The identity: who comes back under the same one goes on in the same file.
+    pub identity: String,
+    /// The side of a dual file.
+    pub side: Side,
+    /// The factor by which they are made louder or softer.
+    pub gain: f32,
+}
+
+/// Every stream that the configuration asks for.
+pub struct Outputs {
+    wanted: Vec<OutputKind>,
+    mixing: Mixing,
+    mix: MixdownConfig,
+    voice: MixdownConfig,
+    outputs: Vec<Output>,
+    /// Everybody who published a track, in the order in which they came.
+    speakers: Vec<Speaker>,
+    /// Whose each track is, by the place in `speakers`.
+    owners: BTreeMap<TrackKey, usize>,
+}
+
+/// One stream.
+struct Output {
+    stream: Stream,
+    /// The place in `speakers` of the only one who is heard.
+    only: Option<usize>,
+    fault: Option<MixError>,
+}
+
+enum Stream {
+    Mix(Box<Mixdown>),
+    Dual(Box<DualFile>),
+    Track(Box<TrackFile>),
+}
+
+impl Outputs {
+    /// The streams that `config` asks for; the first has this serial number, and the others those that follow.
+    ///
+    /// # Errors
+    /// [`MixError::Encode`] where the configuration is impossible.
+    pub fn new(config: &Config, serial: u32) -> Result<Self, MixError> {
+        let mut tags = OpusTags::new();
+        tags.comment("TITLE", &config.room)?;
+        let mix = MixdownConfig { opus: config.opus.clone(), tags, serial, page: PAGE };
+        let voice = MixdownConfig { opus: config.opus.for_one_voice(), ..mix.clone() };
+        let mut outputs = Self {
+            wanted: config.outputs.clone(),
+            mixing: config.mixing,
+            mix,
+            voice,
+            outputs: Vec::new(),
+            speakers: Vec::new(),
+            owners: BTreeMap::new(),
+        };
+        if outputs.wants(OutputKind::Mix) {
+            outputs.begin(Stream::Mix(Box::new(Mixdown::new(&outputs.mix)?)), None);
+        }
+        if outputs.wants(OutputKind::Dual) {
+            outputs.voice.serial = outputs.next_serial();
+            outputs.begin(Stream::Dual(Box::new(DualFile::new(&outputs.voice, outputs.mixing)?)), None);
+        }
+        Ok(outputs)
+    }
+
+    /// A track was published by `speaker`: from now on its stretches may come.
+    ///
+    /// # Errors
+    /// [`MixError::Encode`] where a file of their own cannot be begun.
+    pub fn publish(&mut self, track: TrackKey, speaker: &Speaker) -> Result<(), MixError> {
+        let place = match self.speakers.iter().position(|known| known.identity == speaker.identity) {
+            Some(place) => place,
+            None => {
+                self.speakers.push(speaker.clone());
+                self.speakers.len() - 1
+            }
+        };
+        self.owners.insert(track, place);
+        if self.wants(OutputKind::Tracks) && !self.outputs.iter().any(|output| output.only == Some(place)) {
+            self.voice.serial = self.next_serial();
+            let file = TrackFile::new(&self.voice, self.mixing)?;
+            self.begin(Stream::Track(Box::new(file)), Some(place));
+        }
+        let gain = speaker.gain;
+        self.each(|output| {
+            output.set_gain(track, gain);
+            Ok(())
+        });
+        Ok(())
+    }
+
+    /// Takes the next stretch of a track.
+    pub fn push(&mut self, stretch: &Settled) {
+        let Some((place, side)) = self.owner(stretch.track) else { return };
+        self.each(|output| output.push(place, side, stretch));
+    }
+
+    /// Nothing more comes of a track.
+    pub fn end_track(&mut self, track: TrackKey) {
+        let Some((place, side)) = self.owner(track) else { return };
+        self.each(|output| {
+            output.end_track(place, side, track);
+            Ok(())
+        });
+    }
+
+    /// Writes up to `settled`; silence after `hold_from` is held back, to be trimmed if nobody comes back.
+    pub fn advance(&mut self, settled: MediaTime, hold_from: Option<MediaTime>) {
+        self.each(|output| output.advance(settled, hold_from));
+    }
+
+    /// Ends every stream at the same moment: at `end`, or after the last sound before it where silence is held back.
+    /// Gives that moment.
+    pub fn finish(&mut self, end: MediaTime, hold_from: Option<MediaTime>) -> MediaTime {
+        let mut last = hold_from.map_or(end, |from| from.min(end));
+        self.each(|output| {
+            last = last.max(output.drain(end, hold_from)?);
+            Ok(())
+        });
+        self.each(|output| output.end_at(last));
+        last
+    }
+
+    /// What is in each stream, in the order in which they were begun.
+    pub fn contents(&self) -> impl Iterator<Item = Contents> {
+        self.outputs.iter().map(|output| self.describe(output))
+    }
+
+    /// Whether something broke this stream.
+    pub fn is_broken(&self, OutputId(n): OutputId) -> bool {
+        self.outputs.get(n).is_some_and(|output| output.fault.is_some())
+    }
+
+    /// How each stream came about, where the recording ends at `end`.
+    pub fn origins(&self, end: MediaTime) -> Vec<Origin> {
+        let origin = |output: &Output| Origin {
+            contents: self.describe(output),
+            streams: output.streams(end),
+            fault: output.fault.as_ref().map(ToString::to_string),
+        };
+        self.outputs.iter().map(origin).collect()
+    }
+
+    /// The pages closed since the last call, of each stream that has any.
+    pub fn take_pages(&mut self) -> Vec<(OutputId, Vec<u8>)> {
+        let mut pages = Vec::new();
+        for (n, output) in self.outputs.iter_mut().enumerate() {
+            let mut bytes = Vec::new();
+            if output.take_bytes(&mut bytes) > 0 {
+                pages.push((OutputId(n), bytes));
+            }
+        }
+        pages
+    }
+
+    /// What is in a stream.
+    fn describe(&self, output: &Output) -> Contents {
+        let on = |side: Side| {
+            let there = self.speakers.iter().filter(move |speaker| speaker.side == side);
+            there.map(|speaker| speaker.identity.clone()).collect()
+        };
+        let mut contents = Contents { kind: output.kind(), participant: None, left: Vec::new(), right: Vec::new() };
+        match (&output.stream, output.only) {
+            (_, Some(place)) => contents.participant = Some(self.speakers[place].identity.clone()),
+            (Stream::Dual(_), None) => (contents.left, contents.right) = (on(Side::Left), on(Side::Right)),
+            _ => {}
+        }
+        contents
+    }
+
+    /// The highest peak of what was decoded last, 0 where nothing is decoded.
+    pub fn peak(&self) -> f32 {
+        self.reports().map(|(_, track)| track.level.peak).fold(0.0, f32::max)
+    }
+
+    /// Packets of each track that decoders refused.
+    pub fn refused(&self) -> BTreeMap<TrackKey, u64> {
+        let mut refused = BTreeMap::new();
+        for (track, report) in self.reports() {
+            let most: &mut u64 = refused.entry(track).or_default();
+            *most = report.stats.refused.max(*most);
+        }
+        refused
+    }
+
+    fn reports(&self) -> impl Iterator<Item = (TrackKey, TrackReport)> {
+        self.outputs.iter().flat_map(Output::reports)
+    }
+
+    fn wants(&self, kind: OutputKind) -> bool {
+        self.wanted.contains(&kind)
+    }
+
+    fn next_serial(&self) -> u32 {
+        self.mix.serial.wrapping_add(self.outputs.len() as u32)
+    }
+
+    fn begin(&mut self, stream: Stream, only: Option<usize>) {
+        self.outputs.push(Output { stream, only, fault: None });
+    }
+
+    fn owner(&self, track: TrackKey) -> Option<(usize, Side)> {
+        let place = *self.owners.get(&track)?;
+        Some((place, self.speakers[place].side))
+    }
+
+    /// Does something to every stream; one that fails is left alone from then on, and the others go on.
+    fn each(&mut self, mut act: impl FnMut(&mut Output) -> Result<(), MixError>) {
+        for output in &mut self.outputs {
+            if output.fault.is_none()
+                && let Err(fault) = act(output)
+            {
+                tracing::error!(output = %output.kind(), %fault, "an output cannot go on");
+                output.fault = Some(fault);
+            }
+        }
+    }
+}
+
+/// What is in a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contents {
+    /// What kind of stream it is.
+    pub kind: OutputKind,
+    /// The only one who is heard.
+    pub participant: Option<String>,
+    /// Who is on the left.
+    pub left: Vec<String>,
+    /// Who is on the right.
+    pub right: Vec<String>,
+}
+
+/// How a stream came about.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Origin {
+    /// What is in it.
+    pub contents: Contents,
+    /// Its Opus streams.
+    pub streams: Vec<StreamEntry>,
+    /// What broke it, if anything did.
+    pub fault: Option<String>,
+}
+
+impl Output {
+    fn kind(&self) -> OutputKind {
+        match self.stream {
+            Stream::Mix(_) => OutputKind::Mix,
+            Stream::Dual(_) => OutputKind::Dual,
+            Stream::Track(_) => OutputKind::Tracks,
+        }
+    }
+
+    fn streams(&self, end: MediaTime) -> Vec<StreamEntry> {
+        match &self.stream {
+            Stream::Mix(_) => {
+                let all = LaneReport { transcoded_from: Some(MediaTime::ZERO), ..LaneReport::default() };
+                vec![StreamEntry::new(None, &all, end)]
+            }
+            Stream::Dual(file) => {
+                [Side::Left, Side::Right].map(|side| StreamEntry::new(Some(side), &file.report(side), end)).to_vec()
+            }
+            Stream::Track(file) => vec![StreamEntry::new(None, &file.report(), end)],
+        }
+    }
+
+    fn reports(&self) -> Vec<(TrackKey, TrackReport)> {
+        match &self.stream {
+            Stream::Mix(mixdown) => mixdown.tracks().collect(),
+            Stream::Dual(file) => file.tracks().collect(),
+            Stream::Track(file) => file.tracks().collect(),
+        }
+    }
+
+    fn hears(&self, place: usize) -> bool {
+        self.only.is_none_or(|only| only == place)
+    }
+
+    fn push(&mut self, place: usize, side: Side, stretch: &Settled) -> Result<(), MixError> {
+        if !self.hears(place) {
+            return Ok(());
+        }
+        match &mut self.stream {
+            Stream::Mix(mixdown) => mixdown.push(stretch),
+            Stream::Dual(file) => file.push(side, stretch),
+            Stream::Track(file) => file.push(stretch),
+        }
+    }
+
+    fn end_track(&mut self, place: usize, side: Side, track: TrackKey) {
+        if !self.hears(place) {
+            return;
+        }
+        match &mut self.stream {
+            Stream::Mix(mixdown) => mixdown.end_track(track),
+            Stream::Dual(file) => file.end_track(side, track),
+            Stream::Track(file) => file.end_track(track),
+        }
+    }
+
+    fn set_gain(&mut self, track: TrackKey, gain: f32) {
+        match &mut self.stream {
+            Stream::Mix(mixdown) => mixdown.set_gain(track, gain),
+            Stream::Dual(file) => file.set_gain(track, gain),
+            Stream::Track(file) => file.set_gain(track, gain),
+        }
+    }
+
+    fn advance(&mut self, settled: MediaTime, hold_from: Option<MediaTime>) -> Result<(), MixError> {
+        self.hold(hold_from);
+        match &mut self.stream {
+            Stream::Mix(mixdown) => mixdown.advance(settled),
+            Stream::Dual(file) => file.advance(settled),
+            Stream::Track(file) => file.advance(settled),
+        }
+    }
+
+    fn hold(&mut self, from: Option<MediaTime>) {
+        match &mut self.stream {
+            Stream::Mix(mixdown) => mixdown.hold_silence_from(from),
+            Stream::Dual(file) => file.hold_silence_from(from),
+            Stream::Track(file) => file.hold_silence_from(from),
+        }
+    }
+
+    fn drain(&mut self, end: MediaTime, hold_from: Option<MediaTime>) -> Result<MediaTime, MixError> {
+        self.hold(hold_from);
+        match &mut self.stream {
+            Stream::Mix(mixdown) => mixdown.drain(end),
+            Stream::Dual(file) => file.drain(end),
+            Stream::Track(file) => file.drain(end),
+        }
+    }
+
+    fn end_at(&mut self, end: MediaTime) -> Result<(), MixError> {
+        match &mut self.stream {
+            Stream::Mix(mixdown) => mixdown.end_at(end),
+            Stream::Dual(file) => file.finish(end),
+            Stream::Track(file) => file.finish(end),
+        }
+    }
+
+    fn take_bytes(&mut self, out: &mut Vec<u8>) -> usize {
+        match &mut self.stream {
+            Stream::Mix(mixdown) => mixdown.take_bytes(out),
+            Stream::Dual(file) => file.take_bytes(out),
+            Stream::Track(file) => file.take_bytes(out),
+        }
+    }
+}
