@@ -162,11 +162,12 @@ impl fmt::Display for NameTemplate {
     }
 }
 
-/// The longest part of a path that common file systems take is 255 bytes; room is left for `.part` and a suffix.
-const LONGEST_PART: usize = 200;
+/// The longest part of a path that common file systems take is 255 bytes; room is left for `.part`, a number and what a
+/// file's name says beside the recording's own.
+const LONGEST_PART: usize = 160;
 
 /// The most bytes that a value takes in a file's name beside the recording's own.
-const LONGEST_VALUE: usize = 80;
+const LONGEST_VALUE: usize = 70;
 
 /// `value` as a piece of a file's name: without separators and other characters that file systems refuse, cut to a length
 /// that leaves room for the rest.

@@ -369,3 +369,104 @@ impl Output {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::call::Codec;
+    use crate::capture::{Content, Silence};
+    use crate::encode::{OggInspector, OpusEncoder};
+    use crate::room::Credentials;
+
+    const ALICE: TrackKey = TrackKey(1);
+    const BOB: TrackKey = TrackKey(2);
+
+    fn outputs(kinds: &[OutputKind]) -> Outputs {
+        let mut config = Config::new("ws://x", Credentials::Token("t".into()), "room");
+        config.outputs = kinds.to_vec();
+        Outputs::new(&config, u32::MAX).unwrap()
+    }
+
+    fn speaker(identity: &str, side: Side) -> Speaker {
+        Speaker { identity: identity.into(), side, gain: 1.0 }
+    }
+
+    /// Half a second of noise from `start` on, and silence up to `end`.
+    fn noise(track: TrackKey, start: i64, end: i64) -> Vec<Settled> {
+        let mut encoder = OpusEncoder::new(&crate::encode::OpusConfig::mono()).unwrap();
+        let mut random = fastrand::Rng::with_seed(7);
+        let mut at = start;
+        let mut stretch = |length: i64, content| {
+            let start = MediaTime(at);
+            at += length;
+            Settled { track, start, end: MediaTime(at), content }
+        };
+        let mut all = Vec::new();
+        for _ in 0..25 {
+            let pcm: Vec<f32> = (0..960).map(|_| 0.3 * (random.f32() - 0.5)).collect();
+            let payload = Bytes::copy_from_slice(encoder.encode(&pcm).unwrap());
+            all.push(stretch(960, Content::Packet { codec: Codec::Opus, payload }));
+        }
+        all.push(stretch(end - start - 24_000, Content::Silence(Silence::Muted)));
+        all
+    }
+
+    fn durations(outputs: &mut Outputs) -> Vec<(u64, bool)> {
+        let inspect = |(_, bytes): (OutputId, Vec<u8>)| {
+            let mut inspector = OggInspector::new();
+            inspector.push(&bytes);
+            let found = inspector.finish();
+            (found.duration.0, found.is_clean())
+        };
+        outputs.take_pages().into_iter().map(inspect).collect()
+    }
+
+    #[test]
+    fn all_streams_end_together_and_trim_what_is_silent_in_all_of_them() {
+        for (hold_from, expected) in [(None, 240_001), (Some(48_000), 144_000)] {
+            let mut outputs = outputs(&[OutputKind::Tracks, OutputKind::Dual, OutputKind::Mix]);
+            outputs.publish(ALICE, &speaker("alice", Side::Left)).unwrap();
+            outputs.publish(BOB, &speaker("bob", Side::Right)).unwrap();
+            for stretch in noise(ALICE, 0, 240_001).iter().chain(&noise(BOB, 120_000, 240_001)) {
+                outputs.push(stretch);
+            }
+            let last = outputs.finish(MediaTime(240_001), hold_from.map(MediaTime));
+            assert!((expected..expected + 1_920).contains(&last.0), "{last:?} for {hold_from:?}");
+            assert_eq!(durations(&mut outputs), vec![(last.0 as u64, true); 4]);
+        }
+    }
+
+    #[test]
+    fn who_comes_late_or_back_has_one_file_from_sample_0_on() {
+        let mut outputs = outputs(&[OutputKind::Tracks]);
+        outputs.advance(MediaTime(480_000), None);
+        assert!(outputs.take_pages().is_empty());
+        outputs.publish(ALICE, &speaker("alice", Side::Left)).unwrap();
+        noise(ALICE, 480_000, 528_000).iter().for_each(|stretch| outputs.push(stretch));
+        outputs.end_track(ALICE);
+        outputs.publish(BOB, &speaker("alice", Side::Left)).unwrap();
+        noise(BOB, 528_000, 576_000).iter().for_each(|stretch| outputs.push(stretch));
+        outputs.finish(MediaTime(576_000), None);
+        assert_eq!(durations(&mut outputs), [(576_000, true)]);
+        let [origin] = &*outputs.origins(MediaTime(576_000)) else { panic!("one file") };
+        assert_eq!((origin.contents.participant.as_deref(), origin.streams[0].passed_seconds), (Some("alice"), 1.0));
+    }
+
+    #[test]
+    fn a_stream_that_breaks_leaves_the_others_alone() {
+        let mut outputs = outputs(&[OutputKind::Mix, OutputKind::Tracks]);
+        outputs.publish(ALICE, &speaker("alice", Side::Left)).unwrap();
+        outputs.publish(BOB, &speaker("bob", Side::Right)).unwrap();
+        noise(BOB, 0, 48_000).iter().for_each(|stretch| outputs.push(stretch));
+        // A stretch that does not follow the one before it breaks what hears alice: the mix, and her own file.
+        let alices = noise(ALICE, 0, 48_000);
+        outputs.push(&alices[0]);
+        outputs.push(&alices[2]);
+        outputs.finish(MediaTime(48_000), None);
+        let broken: Vec<bool> = (0..3).map(|n| outputs.is_broken(OutputId(n))).collect();
+        assert_eq!(broken, [true, true, false]);
+        assert_eq!(durations(&mut outputs).last(), Some(&(48_000, true)));
+    }
+}

@@ -189,7 +189,7 @@ mod tests {
         assert_eq!(suffix(&contents(OutputKind::Mix, None)), "");
         assert_eq!(suffix(&contents(OutputKind::Dual, None)), "-dual");
         assert_eq!(suffix(&contents(OutputKind::Tracks, Some("sip_+49 30"))), "-sip_+49 30");
-        assert_eq!(suffix(&contents(OutputKind::Tracks, Some("../a/b\0"))), "-.._a_b_0");
+        assert_eq!(suffix(&contents(OutputKind::Tracks, Some("../a/b\\0"))), "-.._a_b_0");
         assert!(suffix(&contents(OutputKind::Tracks, Some(&"é".repeat(400)))).len() <= 100);
     }
 }

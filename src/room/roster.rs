@@ -33,7 +33,7 @@ struct Person {
 
 impl Roster {
     /// Takes the full list that comes with a JoinResponse: the first one, or the one after everything was connected
-    /// anew. Sessions and publications that are still there keep their keys.
+    /// anew. Events come in the order in which people joined, in which the list is not. Sessions and publications that are still there keep their keys.
     pub(super) fn resync(
         &mut self,
         own: Option<&ParticipantInfo>,
@@ -50,7 +50,9 @@ impl Roster {
         for sid in gone {
             self.leave(&sid, String::new(), at, &mut events);
         }
-        for info in others {
+        let mut in_order: Vec<&ParticipantInfo> = others.iter().collect();
+        in_order.sort_by_key(|info| joined_at_ms(info));
+        for info in in_order {
             // A new connection may count versions anew.
             if let Some(person) = self.people.get_mut(&info.sid) {
                 person.version = 0;
@@ -166,6 +168,11 @@ fn diff_tracks(person: &mut Person, info: &ParticipantInfo, next: &mut u32, at: 
             }
         }
     }
+}
+
+/// When somebody joined, by the server's clock. Servers that tell whole seconds only leave `joined_at_ms` 0.
+fn joined_at_ms(info: &ParticipantInfo) -> i64 {
+    if info.joined_at_ms != 0 { info.joined_at_ms } else { info.joined_at.saturating_mul(1_000) }
 }
 
 fn participant(info: &ParticipantInfo) -> Participant {
@@ -288,6 +295,13 @@ mod tests {
 
     fn say(roster: &mut Roster, infos: &[ParticipantInfo]) -> Vec<String> {
         short(&roster.update(infos, crate::clock::now()))
+    }
+
+    #[test]
+    fn those_present_at_the_start_are_told_in_the_order_in_which_they_joined() {
+        let at = |sid, joined_at, joined_at_ms| ParticipantInfo { joined_at, joined_at_ms, ..info(sid, 1, &[]) };
+        let (_, events) = joined(&[at("PA_c", 9, 0), at("PA_b", 5, 5_200), at("PA_a", 5, 5_100)]);
+        assert_eq!(short(&events), ["+PA_a", "+PA_b", "+PA_c"]);
     }
 
     #[test]

@@ -3,12 +3,12 @@
 // Each test file uses its own part of this.
 #![allow(dead_code)]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use callreel::clock;
-use callreel::config::Config;
-use callreel::recording::{Manifest, Recorder, RecordingHandle, RecordingResult, State, TrackEntry};
+use callreel::config::{Config, OutputKind};
+use callreel::recording::{Manifest, OutputEntry, Recorder, RecordingHandle, RecordingResult, State, TrackEntry};
 use callreel::room::Credentials;
 use callreel::testkit::analysis::{self, Found};
 use callreel::testkit::audio::{Audio, generate, samples_in};
@@ -73,7 +73,7 @@ impl Call {
 pub struct Recorded {
     pub result: RecordingResult,
     pub manifest: Manifest,
-    /// The mix.
+    /// The first output: the mix, where there is one.
     pub audio: Audio,
     /// When sample 0 was.
     pub zero: Instant,
@@ -97,15 +97,44 @@ impl Recorded {
         Self { result, manifest, audio, zero, out }
     }
 
+    /// The manifest's entry of an output, and the output itself. `participant` is whose track it is.
+    pub fn output(&self, kind: OutputKind, participant: Option<&str>) -> (&OutputEntry, Audio) {
+        let outputs = &self.manifest.outputs;
+        let is_it = |output: &&OutputEntry| output.kind == kind && output.participant.as_deref() == participant;
+        let entry =
+            outputs.iter().find(is_it).unwrap_or_else(|| panic!("no {kind} of {participant:?} in {outputs:#?}"));
+        (entry, Audio::read(self.file(entry)).unwrap())
+    }
+
+    /// Where an output is.
+    pub fn file(&self, entry: &OutputEntry) -> PathBuf {
+        Path::new(self.result.manifest.as_ref().unwrap()).with_file_name(&entry.file)
+    }
+
+    /// How much later (positive) or earlier a sound lies in a channel of an output than it was said, in milliseconds, as
+    /// [`error`](Self::error) says it.
+    pub fn error_in(&self, channel: &[f32], sound: &Audio, said: Instant) -> f64 {
+        let found = analysis::find(sound.channel(0), channel).expect("the channel is not silent");
+        assert!(found.score > 0.4, "not there: best at {found:?}, {}", self.account());
+        self.late(&found, said)
+    }
+
+    /// The level of a channel between two instants, in dBFS.
+    pub fn level_in(&self, channel: &[f32], from: Instant, to: Instant) -> f64 {
+        let sample = |at: Instant| samples_in(at.saturating_duration_since(self.zero)).min(channel.len());
+        analysis::level(&channel[sample(from)..sample(to)])
+    }
+
+    fn late(&self, found: &Found, said: Instant) -> f64 {
+        found.offset as f64 / 48.0 - 26.5 - said.saturating_duration_since(self.zero).as_secs_f64() * 1_000.0
+    }
+
     /// How much later (positive) or earlier a sound lies in the recording than it was said, in milliseconds.
     ///
     /// `said` is when its first sample was spoken. What every packet costs is not held against anybody: the 20 ms in
     /// which it is spoken, and the 6.5 ms that an Opus encoder holds back.
     pub fn error(&self, sound: &Audio, said: Instant) -> f64 {
-        let found = self.find(sound);
-        let offset = found.offset as f64 / 48.0 - 26.5;
-        let said = said.saturating_duration_since(self.zero).as_secs_f64() * 1_000.0;
-        offset - said
+        self.late(&self.find(sound), said)
     }
 
     /// Where a sound lies.
@@ -132,8 +161,7 @@ impl Recorded {
 
     /// The level between two instants, in dBFS.
     pub fn level(&self, from: Instant, to: Instant) -> f64 {
-        let sample = |at: Instant| samples_in(at.saturating_duration_since(self.zero));
-        analysis::level(self.audio.slice(sample(from)..sample(to)).channel(0))
+        self.level_in(self.audio.channel(0), from, to)
     }
 
     /// The manifest's entry of a track.
