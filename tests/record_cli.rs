@@ -154,6 +154,14 @@ async fn what_makes_no_sense_is_bad_usage() {
             "not available",
         ),
         (&["--url", "ws://x", "--api-key", "k", "--api-secret", "s", "--room", "r", "--bitrate", "1"], "bitrate"),
+        (&["--url", "ws://x", "--api-key", "k", "--api-secret", "s", "--room", "r", "--outputs", "mix,trio"], "trio"),
+        (&["--url", "ws://x", "--api-key", "k", "--api-secret", "s", "--room", "r", "--left", "kind=robot"], "robot"),
+        (&["--url", "ws://x", "--api-key", "k", "--api-secret", "s", "--room", "r", "--gain", "alice"], "alice=-6"),
+        (&["--url", "ws://x", "--api-key", "k", "--api-secret", "s", "--room", "r", "--gain", "a=99"], "60"),
+        (
+            &["--url", "ws://x", "--api-key", "k", "--api-secret", "s", "--room", "r", "--mix-channels", "3"],
+            "mix-channels",
+        ),
         (&["--url", "ws://x", "--api-key", "k", "--api-secret", "s", "--room", "r", "--max-duration", "4d"], "unit"),
     ] {
         let output = callreel().arg("record").args(args).output().await.unwrap();

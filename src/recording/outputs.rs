@@ -40,6 +40,7 @@ pub struct Outputs {
     speakers: Vec<Speaker>,
     /// Whose each track is, by the place in `speakers`.
     owners: BTreeMap<TrackKey, usize>,
+    hold_from: Option<MediaTime>,
 }
 
 /// One stream.
@@ -74,6 +75,7 @@ impl Outputs {
             outputs: Vec::new(),
             speakers: Vec::new(),
             owners: BTreeMap::new(),
+            hold_from: None,
         };
         if outputs.wants(OutputKind::Mix) {
             outputs.begin(Stream::Mix(Box::new(Mixdown::new(&outputs.mix)?)), None);
@@ -126,17 +128,23 @@ impl Outputs {
         });
     }
 
-    /// Writes up to `settled`; silence after `hold_from` is held back, to be trimmed if nobody comes back.
-    pub fn advance(&mut self, settled: MediaTime, hold_from: Option<MediaTime>) {
-        self.each(|output| output.advance(settled, hold_from));
+    /// Holds silence after `from` back, until a sound follows or `from` is `None` again.
+    pub fn hold_silence_from(&mut self, from: Option<MediaTime>) {
+        self.hold_from = from;
+        self.outputs.iter_mut().for_each(|output| output.hold_silence_from(from));
+    }
+
+    /// Writes up to `settled`, the point up to which everything is settled and no new track can begin.
+    pub fn advance(&mut self, settled: MediaTime) {
+        self.each(|output| output.advance(settled));
     }
 
     /// Ends every stream at the same moment: at `end`, or after the last sound before it where silence is held back.
     /// Gives that moment.
-    pub fn finish(&mut self, end: MediaTime, hold_from: Option<MediaTime>) -> MediaTime {
-        let mut last = hold_from.map_or(end, |from| from.min(end));
+    pub fn finish(&mut self, end: MediaTime) -> MediaTime {
+        let mut last = self.hold_from.map_or(end, |from| from.min(end));
         self.each(|output| {
-            last = last.max(output.drain(end, hold_from)?);
+            last = last.max(output.drain(end)?);
             Ok(())
         });
         self.each(|output| output.end_at(last));
@@ -218,7 +226,9 @@ impl Outputs {
     }
 
     fn begin(&mut self, stream: Stream, only: Option<usize>) {
-        self.outputs.push(Output { stream, only, fault: None });
+        let mut output = Output { stream, only, fault: None };
+        output.hold_silence_from(self.hold_from);
+        self.outputs.push(output);
     }
 
     fn owner(&self, track: TrackKey) -> Option<(usize, Side)> {
@@ -327,16 +337,7 @@ impl Output {
         }
     }
 
-    fn advance(&mut self, settled: MediaTime, hold_from: Option<MediaTime>) -> Result<(), MixError> {
-        self.hold(hold_from);
-        match &mut self.stream {
-            Stream::Mix(mixdown) => mixdown.advance(settled),
-            Stream::Dual(file) => file.advance(settled),
-            Stream::Track(file) => file.advance(settled),
-        }
-    }
-
-    fn hold(&mut self, from: Option<MediaTime>) {
+    fn hold_silence_from(&mut self, from: Option<MediaTime>) {
         match &mut self.stream {
             Stream::Mix(mixdown) => mixdown.hold_silence_from(from),
             Stream::Dual(file) => file.hold_silence_from(from),
@@ -344,8 +345,15 @@ impl Output {
         }
     }
 
-    fn drain(&mut self, end: MediaTime, hold_from: Option<MediaTime>) -> Result<MediaTime, MixError> {
-        self.hold(hold_from);
+    fn advance(&mut self, settled: MediaTime) -> Result<(), MixError> {
+        match &mut self.stream {
+            Stream::Mix(mixdown) => mixdown.advance(settled),
+            Stream::Dual(file) => file.advance(settled),
+            Stream::Track(file) => file.advance(settled),
+        }
+    }
+
+    fn drain(&mut self, end: MediaTime) -> Result<MediaTime, MixError> {
         match &mut self.stream {
             Stream::Mix(mixdown) => mixdown.drain(end),
             Stream::Dual(file) => file.drain(end),
@@ -429,10 +437,11 @@ mod tests {
             let mut outputs = outputs(&[OutputKind::Tracks, OutputKind::Dual, OutputKind::Mix]);
             outputs.publish(ALICE, &speaker("alice", Side::Left)).unwrap();
             outputs.publish(BOB, &speaker("bob", Side::Right)).unwrap();
+            outputs.hold_silence_from(hold_from.map(MediaTime));
             for stretch in noise(ALICE, 0, 240_001).iter().chain(&noise(BOB, 120_000, 240_001)) {
                 outputs.push(stretch);
             }
-            let last = outputs.finish(MediaTime(240_001), hold_from.map(MediaTime));
+            let last = outputs.finish(MediaTime(240_001));
             assert!((expected..expected + 1_920).contains(&last.0), "{last:?} for {hold_from:?}");
             assert_eq!(durations(&mut outputs), vec![(last.0 as u64, true); 4]);
         }
@@ -441,14 +450,14 @@ mod tests {
     #[test]
     fn who_comes_late_or_back_has_one_file_from_sample_0_on() {
         let mut outputs = outputs(&[OutputKind::Tracks]);
-        outputs.advance(MediaTime(480_000), None);
+        outputs.advance(MediaTime(480_000));
         assert!(outputs.take_pages().is_empty());
         outputs.publish(ALICE, &speaker("alice", Side::Left)).unwrap();
         noise(ALICE, 480_000, 528_000).iter().for_each(|stretch| outputs.push(stretch));
         outputs.end_track(ALICE);
         outputs.publish(BOB, &speaker("alice", Side::Left)).unwrap();
         noise(BOB, 528_000, 576_000).iter().for_each(|stretch| outputs.push(stretch));
-        outputs.finish(MediaTime(576_000), None);
+        outputs.finish(MediaTime(576_000));
         assert_eq!(durations(&mut outputs), [(576_000, true)]);
         let [origin] = &*outputs.origins(MediaTime(576_000)) else { panic!("one file") };
         assert_eq!((origin.contents.participant.as_deref(), origin.streams[0].passed_seconds), (Some("alice"), 1.0));
@@ -464,7 +473,7 @@ mod tests {
         let alices = noise(ALICE, 0, 48_000);
         outputs.push(&alices[0]);
         outputs.push(&alices[2]);
-        outputs.finish(MediaTime(48_000), None);
+        outputs.finish(MediaTime(48_000));
         let broken: Vec<bool> = (0..3).map(|n| outputs.is_broken(OutputId(n))).collect();
         assert_eq!(broken, [true, true, false]);
         assert_eq!(durations(&mut outputs).last(), Some(&(48_000, true)));

@@ -105,12 +105,13 @@ impl Pipeline {
     /// Writes what is settled by `now`. `alone_since` says since when nobody is there who matters: silence from then on is
     /// held back, to be trimmed if nobody comes back.
     pub fn advance(&mut self, now: ClockTime, alone_since: Option<ClockTime>) {
+        self.outputs.hold_silence_from(alone_since.map(MediaTime::from));
         let frontier = self.capture.advance(now, &mut self.settled);
         self.push_settled();
         for track in self.leaving.extract_if(.., |track| self.capture.is_over(*track)) {
             self.outputs.end_track(track);
         }
-        self.outputs.advance(frontier, alone_since.map(MediaTime::from));
+        self.outputs.advance(frontier);
         self.peak = self.peak.max(self.outputs.peak());
     }
 
@@ -137,9 +138,10 @@ impl Pipeline {
     /// Settles everything up to `end`, trims silence that was held back, and ends the streams; their last pages can then be
     /// taken.
     pub fn finish(&mut self, end: ClockTime, alone_since: Option<ClockTime>) -> Finished {
+        self.outputs.hold_silence_from(alone_since.map(MediaTime::from));
         let end = self.capture.finish(end, &mut self.settled);
         self.push_settled();
-        let end = self.outputs.finish(end, alone_since.map(MediaTime::from));
+        let end = self.outputs.finish(end);
         let refused = self.outputs.refused();
         let ledgers = self.tracks.iter().filter_map(|key| Some((*key, self.capture.ledger(*key)?))).collect();
         Finished { samples: end.since(MediaTime::ZERO), ledgers, refused }
