@@ -51,6 +51,22 @@ pub fn in_band_fec(payload: &[u8]) -> Option<SampleCount> {
     (mid || side).then_some(SampleCount(frame))
 }
 
+/// Whether the encoder found a voice in an Opus packet's first frame, or `None` where the packet does not tell: packets
+/// without a SILK layer do not.
+///
+/// The flags, one a SILK frame and channel, stand uncoded in the first bits of the frame (RFC 6716 §4.2.3).
+pub fn voice(payload: &[u8]) -> Option<bool> {
+    let toc = *payload.first()?;
+    if toc >> 3 >= 16 {
+        return None;
+    }
+    let Some(first) = first_frame(payload).and_then(|frame| frame.first()) else { return Some(false) };
+    let vad_flags = frame_samples(toc).div_ceil(960).clamp(1, 3) as u32;
+    let flags = |from: u32| (from..from + vad_flags).any(|bit| first & (0x80 >> bit) != 0);
+    // The flag for FEC stands between both channels' flags.
+    Some(flags(0) || toc & 0x04 != 0 && flags(vad_flags + 1))
+}
+
 /// Samples at 48 kHz of one frame (RFC 6716 §3.1, table 2).
 fn frame_samples(toc: u8) -> u64 {
     let size = usize::from((toc >> 3) & 3);
@@ -174,8 +190,27 @@ mod tests {
     }
 
     #[test]
+    fn a_voice_is_told_from_silence_without_decoding() {
+        for channels in [Channels::Mono, Channels::Stereo] {
+            for frame in [480, 960, 1920, 2880] {
+                let mut encoder = encoder(channels, false);
+                let spoken = voice(&mut encoder, channels as usize, frame, 50);
+                let quiet = vec![0.0; frame * channels as usize];
+                let silent: Vec<_> = (0..50).map(|_| encoder.encode_vec_float(&quiet, 1500).unwrap()).collect();
+                let voiced = |packets: &[Vec<u8>]| packets.iter().filter(|p| super::voice(p) == Some(true)).count();
+                // Neither begins at once: the encoder is careful.
+                assert!(voiced(&spoken) >= 45, "{channels:?} {frame}: {} of 50", voiced(&spoken));
+                assert!(voiced(&silent) <= 5, "{channels:?} {frame}: {} of 50", voiced(&silent));
+            }
+        }
+        assert_eq!(super::voice(&[0x08]), Some(false), "an empty frame");
+        assert_eq!(super::voice(&[]), None);
+    }
+
+    #[test]
     fn celt_packets_carry_no_fec() {
         assert_eq!(in_band_fec(&[0xfc, 0xff, 0xff, 0xff]), None);
+        assert_eq!(super::voice(&[0xfc, 0xff, 0xff, 0xff]), None);
     }
 
     #[test]
@@ -183,7 +218,12 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(3);
         for _ in 0..100_000 {
             let packet: Vec<u8> = (0..random.usize(0..12)).map(|_| random.u8(..)).collect();
-            let _ = (duration(Codec::Opus, &packet), in_band_fec(&packet), is_blank(Codec::Opus, true, &packet));
+            let _ = (
+                duration(Codec::Opus, &packet),
+                in_band_fec(&packet),
+                super::voice(&packet),
+                is_blank(Codec::Opus, true, &packet),
+            );
         }
     }
 

@@ -1,5 +1,8 @@
 //! G.711 (PCMU and PCMA, RFC 3551 §4.5.14): expansion, and concealment by repeating the last pitch period.
 
+use super::Level;
+use crate::call::Codec;
+
 /// Which of the two companding laws.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Law {
@@ -45,6 +48,22 @@ const COMPARED: usize = 80;
 const HISTORY: usize = LONGEST + COMPARED;
 /// Samples over which a repetition gives way to what comes after it: 2.5 ms.
 const BLEND: usize = 20;
+
+/// The level of a G.711 packet, told from its bytes; `None` for other codecs.
+pub fn level(codec: Codec, payload: &[u8]) -> Option<Level> {
+    let table = match codec {
+        Codec::Pcmu => &MU_LAW,
+        Codec::Pcma => &A_LAW,
+        Codec::Opus => return None,
+    };
+    let (mut peak, mut sum) = (0f32, 0f32);
+    for code in payload {
+        let sample = table[usize::from(*code)];
+        peak = peak.max(sample.abs());
+        sum += sample * sample;
+    }
+    Some(Level { peak, rms: (sum / payload.len().max(1) as f32).sqrt() })
+}
 
 /// A G.711 decoder at 8 kHz with concealment.
 #[derive(Debug)]
@@ -131,6 +150,19 @@ impl G711 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_packets_level_is_that_of_its_samples() {
+        let payload: Vec<u8> = (0..=255).collect();
+        for (codec, law) in [(Codec::Pcmu, Law::Mu), (Codec::Pcma, Law::A)] {
+            let mut pcm = Vec::new();
+            G711::new().decode(law, &payload, &mut pcm);
+            let (found, expected) = (level(codec, &payload).unwrap(), Level::of(&pcm));
+            assert_eq!(found.peak, expected.peak);
+            assert!((found.rms - expected.rms).abs() < 1e-4, "{found:?} {expected:?}");
+        }
+        assert_eq!(level(Codec::Opus, &payload), None);
+    }
 
     #[test]
     fn both_laws_give_the_values_of_the_standard() {

@@ -15,6 +15,7 @@ use thiserror::Error;
 use crate::call::TrackKey;
 use crate::time::MediaTime;
 
+pub use g711::level as g711_level;
 pub use level::Level;
 pub use track::{DecodeStats, FrameInfo, TrackDecoder};
 
