@@ -198,9 +198,9 @@ mod tests {
                 let quiet = vec![0.0; frame * channels as usize];
                 let silent: Vec<_> = (0..50).map(|_| encoder.encode_vec_float(&quiet, 1500).unwrap()).collect();
                 let voiced = |packets: &[Vec<u8>]| packets.iter().filter(|p| super::voice(p) == Some(true)).count();
-                // Neither begins at once: the encoder is careful.
-                assert!(voiced(&spoken) >= 45, "{channels:?} {frame}: {} of 50", voiced(&spoken));
-                assert!(voiced(&silent) <= 5, "{channels:?} {frame}: {} of 50", voiced(&silent));
+                // Neither is noticed at once: the encoder is careful.
+                assert!(voiced(&spoken) >= 30, "{channels:?} {frame}: {} of 50", voiced(&spoken));
+                assert_eq!(voiced(&silent[25..]), 0, "{channels:?} {frame}");
             }
         }
         assert_eq!(super::voice(&[0x08]), Some(false), "an empty frame");
