@@ -70,11 +70,21 @@ async fn a_call_is_recorded_and_inspected() {
         serde_json::from_str::<serde_json::Value>(line).unwrap_or_else(|error| panic!("{error}: {line}"));
     }
     let left: Vec<_> = std::fs::read_dir(out.path().join("calls")).unwrap().map(|e| e.unwrap().file_name()).collect();
-    assert_eq!(left.len(), 2, "the recording, its manifest and nothing else: {left:?}");
+    assert_eq!(left.len(), 4, "the recording, its manifest, captions, waveform and nothing else: {left:?}");
 
     let file = &result.outputs[0].location;
     let inspected = callreel().args(["inspect", file]).output().await.unwrap();
-    assert_eq!(inspected.status.code(), Some(0), "{}", String::from_utf8_lossy(&inspected.stdout));
+    let said = String::from_utf8_lossy(&inspected.stdout);
+    assert_eq!(inspected.status.code(), Some(0), "{said}");
+    for word in [" LUFS, range ", " dBTP", "alice from ", ", spoke ", "call.vtt", "call.peaks.json"] {
+        assert!(said.contains(word), "no {word:?} in {said}");
+    }
+    let captions = out.path().join("calls/call.vtt");
+    let text = std::fs::read(&captions).unwrap();
+    std::fs::write(&captions, [&text[..], b"\n"].concat()).unwrap();
+    let inspected = callreel().args(["inspect", file]).output().await.unwrap();
+    assert_eq!(inspected.status.code(), Some(1), "captions that are not the recording's");
+    std::fs::write(&captions, text).unwrap();
     let mut bytes = std::fs::read(file).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
@@ -83,6 +93,29 @@ async fn a_call_is_recorded_and_inspected() {
     assert_eq!(inspected.status.code(), Some(1));
     let report = String::from_utf8_lossy(&inspected.stdout).into_owned();
     assert!(report.contains("SHA-256"), "{report}");
+}
+
+#[tokio::test]
+async fn what_is_switched_off_is_neither_made_nor_missed() {
+    let server = LiveKitServer::start().await.unwrap();
+    let out = tempfile::tempdir().unwrap();
+    let mut recorder = record(&server, out.path());
+    let recorder = recorder.args(["--name", "call", "--no-speakers", "--no-peaks"]).env("CALLREEL_NO_LOUDNESS", "1");
+    let recorder = recorder.spawn().unwrap();
+    let alice = Publisher::join(PublisherConfig::on(&server, ROOM, "alice")).await.unwrap();
+    let sound = generate::speech(1, Duration::from_secs(2));
+    alice.publish(sound, TrackOptions::default()).await.unwrap().said().await.unwrap();
+    alice.leave().await.unwrap();
+    let output = recorder.wait_with_output().await.unwrap();
+
+    let result = result(&output);
+    assert_eq!((output.status.code(), result.outcome), (Some(0), Outcome::Complete), "{}", errors(&output));
+    let mut left: Vec<_> = std::fs::read_dir(out.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["call.json", "call.ogg"]);
+    let manifest: Manifest = serde_json::from_slice(&std::fs::read(result.manifest.unwrap()).unwrap()).unwrap();
+    assert_eq!((manifest.loudness, manifest.speech.len(), manifest.sidecars.len()), (None, 0, 0));
+    assert_eq!(manifest.participants[0].speaking_seconds, None);
 }
 
 #[tokio::test]

@@ -79,8 +79,16 @@ impl Peaks {
         }
     }
 
-    /// Ends the waveform at `total`; pixels that begin later are dropped.
+    /// Ends the waveform at `total`: it is silent where nothing was pushed, and pixels that begin later are dropped.
     pub fn finish(mut self, total: SampleCount) -> Waveform {
+        let pushed = (self.pixels.len() / self.channels) as u64 * self.samples_per_pixel + self.filled;
+        let silence = [0.0; 2 * FINEST as usize];
+        let mut missing = total.0.saturating_sub(pushed);
+        while missing > 0 {
+            let frames = missing.min(FINEST);
+            self.push(&silence[..frames as usize * self.channels]);
+            missing -= frames;
+        }
         if self.filled > 0 {
             self.close_pixel();
         }
@@ -184,7 +192,8 @@ mod tests {
 
     #[test]
     fn the_end_is_where_the_recording_ends() {
-        for (total, pixels) in [(0, 0), (1, 1), (480, 1), (481, 2), (4_799, 10), (4_800, 10)] {
+        for (total, pixels) in [(0, 0), (1, 1), (480, 1), (481, 2), (4_799, 10), (4_800, 10), (4_801, 11), (9_999, 21)]
+        {
             let mut peaks = Peaks::new(1);
             peaks.push(&[0.5; 4_800]);
             let waveform = peaks.finish(SampleCount(total));

@@ -38,8 +38,7 @@ struct Scale {
 /// Root mean squares: background up to −40 dBFS; 9 dB above it and −50 dBFS is loud, 6 dB and −55 dBFS sounding.
 const LEVEL: Scale = Scale { assumed: 0.001, highest: 0.01, loud: (2.8, 0.003_16), sounding: (2.0, 0.001_78) };
 /// Bytes a millisecond of packets without a voice flag. A coder spends on speech about twice of what it spends on noise.
-const SIZE: Scale =
-    Scale { assumed: f32::INFINITY, highest: f32::INFINITY, loud: (1.7, 0.7), sounding: (1.45, 0.7) };
+const SIZE: Scale = Scale { assumed: f32::INFINITY, highest: f32::INFINITY, loud: (1.7, 0.7), sounding: (1.45, 0.7) };
 
 impl Voice {
     /// Judges `len` of decoded sound.

@@ -7,10 +7,11 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
+use crate::analysis::Loudness;
 use crate::config::OutputKind;
 use crate::encode::{Inspection, OggInspector};
 use crate::mix::Side;
-use crate::recording::{Manifest, OutputEntry, hash_of};
+use crate::recording::{Manifest, OutputEntry, SidecarEntry, hash_of};
 
 use super::BAD_USAGE;
 
@@ -157,7 +158,18 @@ fn against(file: &Path, stream: &Inspection, manifest: &Manifest) -> Result<Vec<
     if !hash_matches(file, output)? {
         problems.push("its SHA-256 is not the manifest's".to_owned());
     }
+    problems.extend(beside(file, manifest));
     Ok(problems)
+}
+
+/// What is wrong with the files that tell about the recording.
+fn beside(file: &Path, manifest: &Manifest) -> Vec<String> {
+    let wrong = |sidecar: &SidecarEntry| match hash_of(&file.with_file_name(&sidecar.file)) {
+        Ok(hash) if hash == sidecar.sha256 => None,
+        Ok(_) => Some(format!("the SHA-256 of {} is not the manifest's", sidecar.file)),
+        Err(error) => Some(format!("{}: {error}", sidecar.file)),
+    };
+    manifest.sidecars.iter().filter_map(wrong).collect()
 }
 
 fn output_of<'a>(file: &Path, manifest: &'a Manifest) -> Option<&'a OutputEntry> {
@@ -223,7 +235,14 @@ fn print_manifest(manifest: &Manifest) {
     }
     for person in &manifest.participants {
         let left = person.left_sample.map_or_else(|| "the end".to_owned(), |at| at.to_string());
-        println!("  {:<10} {} from {} to {left}", word(&person.role), person.identity, person.joined_sample);
+        let spoke = person.speaking_seconds.map(|seconds| format!(", spoke {seconds:.1} s")).unwrap_or_default();
+        println!("  {:<10} {} from {} to {left}{spoke}", word(&person.role), person.identity, person.joined_sample);
+    }
+    if let Some(loudness) = &manifest.loudness {
+        println!("  loudness   {}", described(loudness));
+    }
+    for sidecar in &manifest.sidecars {
+        println!("  {:<10} {}", word(&sidecar.kind), sidecar.file);
     }
     for track in &manifest.tracks {
         let sums = crate::capture::Reason::ALL.iter().filter_map(|&reason| {
@@ -232,6 +251,17 @@ fn print_manifest(manifest: &Manifest) {
         });
         println!("  track      {} of {}: {}", track.sid, track.identity, sums.collect::<Vec<_>>().join(", "));
     }
+}
+
+fn described(loudness: &Loudness) -> String {
+    let Loudness { integrated_lufs, range_lu, true_peak_dbtp } = loudness;
+    let figure = |value: &Option<f64>, unit| value.map_or_else(|| format!("no {unit}"), |it| format!("{it:.1} {unit}"));
+    format!(
+        "{}, range {}, true peak {}",
+        figure(integrated_lufs, "LUFS"),
+        figure(range_lu, "LU"),
+        figure(true_peak_dbtp, "dBTP")
+    )
 }
 
 /// A type's word in the manifest, for people.

@@ -4,8 +4,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use clap::builder::FalseyValueParser;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::analysis::AnalysisConfig;
 use crate::config::{Config, ConfigError, NameTemplate, OutputKind, SideRule, SideRules, local_directory};
 use crate::encode::{EncodeError, FrameDuration, OpusConfig};
 use crate::mix::Mixing;
@@ -102,6 +104,15 @@ pub struct Args {
     /// Milliseconds a packet of the mix: 10, 20, 40 or 60
     #[arg(long, env = "CALLREEL_FRAME_MS", value_name = "MS", default_value_t = DEFAULT.frame_ms)]
     frame_ms: u32,
+    /// Do not find out who speaks when
+    #[arg(long, env = "CALLREEL_NO_SPEAKERS", value_parser = FalseyValueParser::new())]
+    no_speakers: bool,
+    /// Do not make a waveform of the mix
+    #[arg(long, env = "CALLREEL_NO_PEAKS", value_parser = FalseyValueParser::new())]
+    no_peaks: bool,
+    /// Do not measure the mix's loudness
+    #[arg(long, env = "CALLREEL_NO_LOUDNESS", value_parser = FalseyValueParser::new())]
+    no_loudness: bool,
     /// How audio may reach the recorder
     #[arg(long, env = "CALLREEL_TRANSPORT", value_enum, default_value = "auto")]
     transport: TransportArg,
@@ -228,6 +239,8 @@ impl Args {
         let rules = |rules: &[String]| rules.iter().map(|rule| rule.parse()).collect::<Result<Vec<SideRule>, _>>();
         config.sides = SideRules { left: rules(&self.left)?, right: rules(&self.right)? };
         config.gains = self.gain.iter().map(|gain| gain_of(gain)).collect::<Result<_, _>>()?;
+        config.analysis =
+            AnalysisConfig { speakers: !self.no_speakers, peaks: !self.no_peaks, loudness: !self.no_loudness };
         if let Some(id) = self.recording_id {
             config.recording_id = id;
         }

@@ -11,6 +11,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::analysis::AnalysisConfig;
 use crate::capture::CaptureConfig;
 use crate::encode::OpusConfig;
 use crate::mix::Mixing;
@@ -64,6 +65,8 @@ pub struct Config {
     pub sides: SideRules,
     /// By how many dB participants are made louder or softer, by identity. Default: nobody.
     pub gains: BTreeMap<String, f32>,
+    /// What is found out about the sound. Default: who spoke when, the waveform, the loudness.
+    pub analysis: AnalysisConfig,
     /// How packets are waited for.
     pub capture: CaptureConfig,
     /// When it stops by itself.
@@ -163,6 +166,7 @@ impl Config {
             mixing: Mixing::default(),
             sides: SideRules::default(),
             gains: BTreeMap::new(),
+            analysis: AnalysisConfig::default(),
             capture: CaptureConfig::default(),
             stop: StopPolicy::default(),
             transport: TransportPolicy::default(),

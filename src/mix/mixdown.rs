@@ -3,6 +3,7 @@
 use super::MixError;
 use super::packets::Packets;
 use super::transcoder::{TrackReport, Transcoder};
+use crate::analysis::Analysis;
 use crate::call::TrackKey;
 use crate::capture::Settled;
 use crate::encode::{Mapping, OggOpusWriter, OpusConfig, OpusHead, OpusTags};
@@ -42,6 +43,16 @@ impl Mixdown {
         let head = OpusHead::new(mapping, transcoder.pre_skip());
         let writer = OggOpusWriter::new(head, &config.tags, config.serial, config.page)?;
         Ok(Self { transcoder, packets: Packets::default(), writer })
+    }
+
+    /// Lets `analysis` hear the mix as it is encoded, from now on. Without one, nothing is spent on it.
+    pub fn analyse(&mut self, analysis: Analysis) {
+        self.transcoder.analyse(analysis);
+    }
+
+    /// The analysis of the mix, whole once the stream has ended.
+    pub fn take_analysis(&mut self) -> Option<Analysis> {
+        self.transcoder.take_analysis()
     }
 
     /// Takes the next stretch of a track. A track that is new joins at the stretch's start.

@@ -5,6 +5,7 @@ use std::collections::btree_map::Entry;
 
 use super::packets::Packets;
 use super::{MixError, Mixer};
+use crate::analysis::Analysis;
 use crate::call::TrackKey;
 use crate::capture::Settled;
 use crate::decode::{DecodeStats, Level, TrackDecoder};
@@ -44,6 +45,7 @@ pub(super) struct Transcoder {
     /// Frames of silence held back before `at`.
     held: SampleCount,
     finished: bool,
+    analysis: Option<Box<Analysis>>,
 }
 
 struct Input {
@@ -71,6 +73,7 @@ impl Transcoder {
             hold_from: None,
             held: SampleCount::ZERO,
             finished: false,
+            analysis: None,
         })
     }
 
@@ -82,6 +85,16 @@ impl Transcoder {
         transcoder.at = MediaTime(granule as i64) - frame;
         transcoder.warming = 1;
         Ok(transcoder)
+    }
+
+    /// Lets `analysis` hear what is mixed from now on.
+    pub(super) fn analyse(&mut self, analysis: Analysis) {
+        self.analysis = Some(Box::new(analysis));
+    }
+
+    /// The analysis of what was mixed, once it is [ended](Self::end).
+    pub(super) fn take_analysis(&mut self) -> Option<Analysis> {
+        self.analysis.take().map(|analysis| *analysis)
     }
 
     pub(super) fn pre_skip(&self) -> u16 {
@@ -155,7 +168,10 @@ impl Transcoder {
     /// Encodes silence until the stream holds at least `samples` samples.
     fn fill(&mut self, samples: u64, out: &mut Packets) -> Result<(), MixError> {
         while out.written() < samples {
-            self.mixer.take_rest(&mut self.frame);
+            let left = self.mixer.take_rest(&mut self.frame);
+            if let Some(analysis) = &mut self.analysis {
+                analysis.mixed(&self.frame[..left]);
+            }
             self.encode_frame(out)?;
         }
         Ok(())
@@ -178,10 +194,13 @@ impl Transcoder {
 
     fn mix_slot(&mut self, frames: usize, out: &mut Packets) -> Result<(), MixError> {
         let slot = &mut self.slot[..frames * self.encoder.config().channels()];
-        for input in self.tracks.values_mut() {
+        for (track, input) in &mut self.tracks {
             let silent = input.decoder.read(self.at, slot).silent;
             input.level = if silent { Level::default() } else { Level::of(slot) };
             if !silent {
+                if let Some(analysis) = &mut self.analysis {
+                    analysis.heard(*track, self.at, frames, input.level);
+                }
                 self.mixer.add(slot, input.gain);
             }
         }
@@ -218,6 +237,9 @@ impl Transcoder {
 
     fn encode_whole_frames(&mut self, out: &mut Packets) -> Result<(), MixError> {
         while self.mixer.take(&mut self.frame) {
+            if let Some(analysis) = &mut self.analysis {
+                analysis.mixed(&self.frame);
+            }
             self.encode_frame(out)?;
         }
         Ok(())

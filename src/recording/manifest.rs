@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
+use crate::analysis::Loudness;
 use crate::call::{Codec, ParticipantKind};
 use crate::capture::TrackLedger;
 use crate::config::OutputKind;
@@ -44,6 +45,15 @@ pub struct Manifest {
     pub stopped_by: StopReason,
     /// The files.
     pub outputs: Vec<OutputEntry>,
+    /// The files that tell about it.
+    #[serde(default)]
+    pub sidecars: Vec<SidecarEntry>,
+    /// How loud the mix is; none where that was not measured.
+    #[serde(default)]
+    pub loudness: Option<Loudness>,
+    /// Who spoke when, by its start. People may speak over each other; nobody over themselves.
+    #[serde(default)]
+    pub speech: Vec<SpeechEntry>,
     /// Everybody who was there, a session each.
     pub participants: Vec<ParticipantEntry>,
     /// Every publication of every track.
@@ -117,6 +127,41 @@ impl StreamEntry {
     }
 }
 
+/// What a file tells about a recording.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum SidecarKind {
+    /// Who spoke when, as WebVTT.
+    Speakers,
+    /// The waveform, as JSON of `audiowaveform`.
+    Peaks,
+}
+
+/// A file beside the recording that tells about it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SidecarEntry {
+    /// What it tells.
+    pub kind: SidecarKind,
+    /// Its name, relative to the manifest.
+    pub file: String,
+    /// Its size.
+    pub bytes: u64,
+    /// SHA-256 of its bytes, in hexadecimal.
+    pub sha256: String,
+}
+
+/// A stretch `[from, to)` in which somebody spoke.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpeechEntry {
+    /// The identity.
+    pub participant: String,
+    /// First sample.
+    pub from_sample: MediaTime,
+    /// One past the last sample.
+    pub to_sample: MediaTime,
+}
+
 /// What part somebody has in a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -164,6 +209,9 @@ pub struct ParticipantEntry {
     /// The server's word for why it ended.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub left_reason: String,
+    /// How long they spoke; none where that was not looked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub speaking_seconds: Option<f64>,
 }
 
 /// One publication of a track.
@@ -210,11 +258,19 @@ pub struct Versions {
 }
 
 impl Manifest {
-    /// Whether every ledger covers its track's span exactly; the message names the track that does not.
+    /// Whether every ledger covers its track's span exactly, and all speech lies within the recording; the message names
+    /// what does not.
     pub fn check(&self) -> Result<(), String> {
         for track in &self.tracks {
             let span = track.unpublished_sample.since(track.published_sample);
             track.ledger.check(track.published_sample, span).map_err(|why| format!("track {}: {why}", track.sid))?;
+        }
+        let end = MediaTime::ZERO + self.samples;
+        for said in &self.speech {
+            if said.from_sample < MediaTime::ZERO || said.to_sample <= said.from_sample || said.to_sample > end {
+                let SpeechEntry { participant, from_sample, to_sample } = said;
+                return Err(format!("{participant} speaks from {from_sample} to {to_sample} of a recording of {end}"));
+            }
         }
         Ok(())
     }

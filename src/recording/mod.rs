@@ -9,6 +9,7 @@
 //! | `sides` | who is heard on which side of a dual file (pure) |
 //! | `sinks` | which output goes to which file |
 //! | `roll` | who was there when (pure) |
+//! | `speech` | whose speech is whose (pure) |
 //! | `presence` | when it is over (pure) |
 //! | `outcome`, `manifest` | how it went, as types |
 //! | `files` | the local disk |
@@ -24,11 +25,13 @@ mod roll;
 mod session;
 mod sides;
 mod sinks;
+mod speech;
 
 pub use files::hash_of;
 pub use handle::{OutputResult, Recorder, RecordingHandle, RecordingResult, State, Status};
 pub use manifest::{
-    MANIFEST_VERSION, Manifest, MediaEntry, OutputEntry, ParticipantEntry, Role, StreamEntry, TrackEntry, Versions,
+    MANIFEST_VERSION, Manifest, MediaEntry, OutputEntry, ParticipantEntry, Role, SidecarEntry, SidecarKind,
+    SpeechEntry, StreamEntry, TrackEntry, Versions,
 };
 pub use outcome::{Outcome, Reason, StopReason};
 pub use presence::{EndsWith, StopPolicy};

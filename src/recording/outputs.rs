@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::analysis::{Analysis, Findings, Speakers};
 use crate::call::TrackKey;
 use crate::capture::Settled;
 use crate::config::{Config, OutputKind};
@@ -41,6 +42,8 @@ pub struct Outputs {
     /// Whose each track is, by the place in `speakers`.
     owners: BTreeMap<TrackKey, usize>,
     hold_from: Option<MediaTime>,
+    /// Tells who speaks from their packets, where no mix decodes them.
+    seen: Option<Speakers>,
 }
 
 /// One stream.
@@ -76,9 +79,16 @@ impl Outputs {
             speakers: Vec::new(),
             owners: BTreeMap::new(),
             hold_from: None,
+            seen: None,
         };
         if outputs.wants(OutputKind::Mix) {
-            outputs.begin(Stream::Mix(Box::new(Mixdown::new(&outputs.mix)?)), None);
+            let mut mixdown = Mixdown::new(&outputs.mix)?;
+            if let Some(analysis) = Analysis::new(config.analysis, outputs.mix.opus.channels()) {
+                mixdown.analyse(analysis);
+            }
+            outputs.begin(Stream::Mix(Box::new(mixdown)), None);
+        } else if config.analysis.speakers {
+            outputs.seen = Some(Speakers::default());
         }
         if outputs.wants(OutputKind::Dual) {
             outputs.voice.serial = outputs.next_serial();
@@ -116,6 +126,9 @@ impl Outputs {
     /// Takes the next stretch of a track.
     pub fn push(&mut self, stretch: &Settled) {
         let Some((place, side)) = self.owner(stretch.track) else { return };
+        if let Some(speakers) = &mut self.seen {
+            speakers.seen(stretch);
+        }
         self.each(|output| output.push(place, side, stretch));
     }
 
@@ -149,6 +162,18 @@ impl Outputs {
         });
         self.each(|output| output.end_at(last));
         last
+    }
+
+    /// What is known of the recording's sound, which ended at `end`. It can be taken once.
+    pub fn take_findings(&mut self, end: MediaTime) -> Findings {
+        let analysis = self.outputs.iter_mut().find_map(|output| match &mut output.stream {
+            Stream::Mix(mixdown) => mixdown.take_analysis(),
+            Stream::Dual(_) | Stream::Track(_) => None,
+        });
+        match analysis {
+            Some(analysis) => analysis.finish(end.since(MediaTime::ZERO)),
+            None => Findings { speakers: self.seen.take(), ..Findings::default() },
+        }
     }
 
     /// What is in each stream, in the order in which they were begun.

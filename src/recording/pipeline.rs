@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::analysis::Findings;
 use crate::call::TrackKey;
 use crate::capture::{Capture, Packet, Settled, TrackLedger, TrackSpec};
 use crate::config::Config;
@@ -43,6 +44,8 @@ pub struct Finished {
     pub ledgers: BTreeMap<TrackKey, TrackLedger>,
     /// Packets of each track that its decoder refused.
     pub refused: BTreeMap<TrackKey, u64>,
+    /// Who spoke when, and what it sounds like.
+    pub findings: Findings,
 }
 
 impl Pipeline {
@@ -144,7 +147,8 @@ impl Pipeline {
         let end = self.outputs.finish(end);
         let refused = self.outputs.refused();
         let ledgers = self.tracks.iter().filter_map(|key| Some((*key, self.capture.ledger(*key)?))).collect();
-        Finished { samples: end.since(MediaTime::ZERO), ledgers, refused }
+        let findings = self.outputs.take_findings(end);
+        Finished { samples: end.since(MediaTime::ZERO), ledgers, refused, findings }
     }
 
     fn push_settled(&mut self) {

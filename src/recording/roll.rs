@@ -152,6 +152,7 @@ fn entry(participant: &Participant, joined: MediaTime) -> ParticipantEntry {
         joined_sample: joined,
         left_sample: None,
         left_reason: String::new(),
+        speaking_seconds: None,
     }
 }
 

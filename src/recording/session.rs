@@ -14,7 +14,7 @@ use crate::room::{CloseReason, Room, RoomConfig, RoomEvent, RoomEvents, RoomInfo
 use crate::time::{ClockTime, MediaTime, SampleCount};
 
 use super::handle::{RecordingResult, State, Status};
-use super::manifest::{MANIFEST_VERSION, Manifest, OutputEntry, TrackEntry, Versions};
+use super::manifest::{MANIFEST_VERSION, Manifest, OutputEntry, SidecarEntry, SidecarKind, TrackEntry, Versions};
 use super::outcome::{Outcome, Reason, StopReason, judge};
 use super::outputs::Speaker;
 use super::pipeline::{Finished, Pipeline};
@@ -22,6 +22,7 @@ use super::presence::Presence;
 use super::roll::{Roll, RolledTrack};
 use super::sides::Sides;
 use super::sinks::{EXT, Sinks};
+use super::speech::Speech;
 
 /// How often settled audio is fetched, mixed and written. A recorder is in no hurry, and fewer wake-ups cost less.
 const TICK: Duration = Duration::from_millis(100);
@@ -127,6 +128,12 @@ struct End {
     reason: StopReason,
     at: ClockTime,
     room_is_gone: bool,
+}
+
+/// What is told about the sound.
+struct About {
+    speech: Option<Speech>,
+    sidecars: Vec<SidecarEntry>,
 }
 
 impl Session {
@@ -336,10 +343,11 @@ impl Session {
         let finished = self.pipeline.finish(end.at, self.presence.alone_since());
         let stored = self.sinks.finish(&mut self.pipeline, MediaTime::ZERO + finished.samples).await;
         self.reasons.extend(stored.reasons);
+        let about = self.tell(&finished).await;
         self.reasons.extend(self.roll.refused().iter().cloned());
         self.reasons.extend(losses(&self.roll, &finished));
         let outcome = judge(self.heard, &self.reasons);
-        let manifest = self.manifest(end, &finished, outcome, stored.entries);
+        let manifest = self.manifest(end, &finished, outcome, stored.entries, about);
         if let Err(why) = manifest.check() {
             tracing::error!(%why, "the ledger does not add up");
             self.reasons.push(Reason::Internal { message: format!("the ledger does not add up: {why}") });
@@ -367,7 +375,41 @@ impl Session {
         }
     }
 
-    fn manifest(&self, end: &End, finished: &Finished, outcome: Outcome, outputs: Vec<OutputEntry>) -> Manifest {
+    /// Writes the files that tell about the recording.
+    async fn tell(&mut self, finished: &Finished) -> About {
+        let speakers = finished.findings.speakers.as_ref();
+        let speech = speakers.map(|speakers| Speech::of(&self.roll, speakers, MediaTime::ZERO + finished.samples));
+        let captions =
+            speech.as_ref().map(|speech| (SidecarKind::Speakers, "vtt", speech.captions.clone().into_bytes()));
+        let peaks = finished.findings.waveform.as_ref().map(|waveform| {
+            (SidecarKind::Peaks, "peaks.json", serde_json::to_vec(waveform).expect("plain data becomes JSON"))
+        });
+        let mut sidecars = Vec::new();
+        for (kind, ext, bytes) in captions.into_iter().chain(peaks) {
+            match self.sinks.store_beside(kind, ext, bytes).await {
+                Ok(entry) => sidecars.push(entry),
+                Err(reason) => self.reasons.push(reason),
+            }
+        }
+        About { speech, sidecars }
+    }
+
+    fn manifest(
+        &self,
+        end: &End,
+        finished: &Finished,
+        outcome: Outcome,
+        outputs: Vec<OutputEntry>,
+        about: About,
+    ) -> Manifest {
+        let mut participants = self.roll.participants().to_vec();
+        let mut said = Vec::new();
+        if let Some(Speech { entries, seconds, .. }) = about.speech {
+            said = entries;
+            for session in &mut participants {
+                session.speaking_seconds = Some(seconds.get(&session.sid).copied().unwrap_or(0.0));
+            }
+        }
         let tracks = self
             .roll
             .tracks()
@@ -399,7 +441,10 @@ impl Session {
             reasons: self.reasons.clone(),
             stopped_by: end.reason,
             outputs,
-            participants: self.roll.participants().to_vec(),
+            sidecars: about.sidecars,
+            loudness: finished.findings.loudness,
+            speech: said,
+            participants,
             tracks,
             media: self.roll.media().to_vec(),
             versions: Versions {

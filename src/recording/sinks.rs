@@ -9,7 +9,7 @@ use crate::time::MediaTime;
 
 use super::files::{FileError, FileFault, FileId, FinishedFile, RecordingFiles};
 use super::handle::OutputResult;
-use super::manifest::OutputEntry;
+use super::manifest::{OutputEntry, SidecarEntry, SidecarKind};
 use super::outcome::Reason;
 use super::outputs::{Contents, Origin, OutputId, Outputs};
 use super::pipeline::Pipeline;
@@ -96,6 +96,30 @@ impl Sinks {
     pub async fn finish(&mut self, pipeline: &mut Pipeline, end: MediaTime) -> Stored {
         self.write(pipeline);
         self.store(pipeline.outputs().origins(end), end).await
+    }
+
+    /// Writes a whole file beside the recording, with its name and the ending `ext`.
+    ///
+    /// # Errors
+    /// [`Reason::Output`] where the disk refuses it.
+    pub async fn store_beside(
+        &mut self,
+        kind: SidecarKind,
+        ext: &'static str,
+        bytes: Vec<u8>,
+    ) -> Result<SidecarEntry, Reason> {
+        let lacks = |message: String| Reason::Output { output: ext.to_owned(), message };
+        let file = self.files.create("", ext);
+        self.files.append(file, bytes);
+        let finished = self.files.finish(file, true).await;
+        while let Ok(fault) = self.faults.try_recv() {
+            if fault.file == file {
+                return Err(lacks(fault.error.to_string()));
+            }
+        }
+        let FinishedFile { path, bytes, sha256, .. } = finished.map_err(|error| lacks(error.to_string()))?;
+        let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(SidecarEntry { kind, file, bytes, sha256 })
     }
 
     async fn store(&mut self, origins: Vec<Origin>, end: MediaTime) -> Stored {

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use callreel::clock;
 use callreel::config::{Config, OutputKind};
-use callreel::recording::{Manifest, OutputEntry, Recorder, RecordingHandle, RecordingResult, State, TrackEntry};
+use callreel::recording::{
+    Manifest, OutputEntry, Recorder, RecordingHandle, RecordingResult, SidecarKind, State, TrackEntry,
+};
 use callreel::room::Credentials;
 use callreel::testkit::analysis::{self, Found};
 use callreel::testkit::audio::{Audio, generate, samples_in};
@@ -162,6 +164,12 @@ impl Recorded {
     /// The level between two instants, in dBFS.
     pub fn level(&self, from: Instant, to: Instant) -> f64 {
         self.level_in(self.audio.channel(0), from, to)
+    }
+
+    /// A file that tells about the recording.
+    pub fn sidecar(&self, kind: SidecarKind) -> Option<PathBuf> {
+        let entry = self.manifest.sidecars.iter().find(|entry| entry.kind == kind)?;
+        Some(Path::new(self.result.manifest.as_ref()?).with_file_name(&entry.file))
     }
 
     /// The manifest's entry of a track.
