@@ -37,8 +37,9 @@ struct Scale {
 
 /// Root mean squares: background up to −40 dBFS; 9 dB above it and −50 dBFS is loud, 6 dB and −55 dBFS sounding.
 const LEVEL: Scale = Scale { assumed: 0.001, highest: 0.01, loud: (2.8, 0.003_16), sounding: (2.0, 0.001_78) };
-/// Bytes a millisecond of packets without a voice flag. A coder spends on speech about twice of what it spends on noise.
-const SIZE: Scale = Scale { assumed: f32::INFINITY, highest: f32::INFINITY, loud: (1.7, 0.7), sounding: (1.45, 0.7) };
+/// Bytes a millisecond of packets without a voice flag. A coder spends about twice as much on speech as on noise, though not
+/// on every syllable.
+const SIZE: Scale = Scale { assumed: f32::INFINITY, highest: f32::INFINITY, loud: (1.5, 0.7), sounding: (1.3, 0.7) };
 
 impl Voice {
     /// Judges `len` of decoded sound.
@@ -52,7 +53,7 @@ impl Voice {
     /// Judges `len` of undecoded sound; `None` where nothing can be told.
     ///
     /// G.711 shows its level. Opus packets with a SILK layer carry the encoder's own judgement (RFC 6716 §4.2.3); of
-    /// others only the size is known, which tells nothing where a sender keeps it constant.
+    /// others only the size is known: that tells roughly, and nothing at all where a sender keeps it constant.
     pub(super) fn see(&mut self, content: &Content, len: SampleCount) -> Option<Activity> {
         let Content::Packet { codec, payload } = content else {
             return matches!(content, Content::Silence(_)).then_some(Activity::Quiet);
