@@ -17,6 +17,8 @@ mod speakers;
 mod voice;
 pub mod webvtt;
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::call::TrackKey;
@@ -61,8 +63,8 @@ pub struct Analysis {
 /// What an analysis found.
 #[derive(Clone, Debug, Default)]
 pub struct Findings {
-    /// Who spoke when.
-    pub speakers: Option<Speakers>,
+    /// What each track said.
+    pub speakers: Option<BTreeMap<TrackKey, Spoken>>,
     /// The waveform.
     pub waveform: Option<Waveform>,
     /// The loudness; none where nothing can be said, as of a recording shorter than 400 ms.
@@ -102,7 +104,7 @@ impl Analysis {
     /// Ends the analysis at `total`, the mix's length; what was mixed after it is not part of it.
     pub fn finish(self, total: SampleCount) -> Findings {
         Findings {
-            speakers: self.speakers,
+            speakers: self.speakers.map(|speakers| speakers.finish(MediaTime::ZERO + total)),
             waveform: self.peaks.map(|peaks| peaks.finish(total)),
             loudness: self.loudness.and_then(LoudnessMeter::finish),
         }

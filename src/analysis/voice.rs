@@ -1,9 +1,9 @@
-//! Tells speech from what else a track carries: by level, or by what its packets show undecoded.
+//! Tells speech from what else a track carries: by level, or by what its packets show.
 
 use crate::capture::{Content, toc};
 use crate::decode::{Level, g711_level};
 use crate::encode::packet;
-use crate::time::SampleCount;
+use crate::time::{SAMPLE_RATE, SampleCount};
 
 /// What a piece of a track is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,29 +17,23 @@ pub(super) enum Activity {
 }
 
 /// Judges pieces of one track.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Voice {
-    level: Floor,
-    size: Floor,
+    background: Background,
+    /// Tells the level of Opus packets that carry no voice flag.
+    decoder: Option<opus::Decoder>,
 }
 
-/// When a value stands out from the lowest ones of late.
-struct Scale {
-    /// Taken as the lowest value as long as it is not known.
-    assumed: f32,
-    /// The lowest value is never believed to be higher: what is louder than that throughout is no background.
-    highest: f32,
-    /// How far above it something is loud, and never below the second figure.
-    loud: (f32, f32),
-    /// The same for sounding.
-    sounding: (f32, f32),
-}
-
-/// Root mean squares: background up to −40 dBFS; 9 dB above it and −50 dBFS is loud, 6 dB and −55 dBFS sounding.
-const LEVEL: Scale = Scale { assumed: 0.001, highest: 0.01, loud: (2.8, 0.003_16), sounding: (2.0, 0.001_78) };
-/// Bytes a millisecond of packets without a voice flag. A coder spends about twice as much on speech as on noise, though not
-/// on every syllable.
-const SIZE: Scale = Scale { assumed: f32::INFINITY, highest: f32::INFINITY, loud: (1.5, 0.7), sounding: (1.3, 0.7) };
+/// The rate at which packets are decoded that are not kept: what is above 4 kHz says little about speech.
+const RATE: u32 = 8_000;
+/// The background is taken for −60 dBFS until a second of it is known.
+const ASSUMED: f32 = 0.001;
+/// What is louder than −40 dBFS throughout is no background.
+const HIGHEST: f32 = 0.01;
+/// Loud is 9 dB above the background, and −50 dBFS at least.
+const LOUD: (f32, f32) = (2.8, 0.003_16);
+/// Sounding is 6 dB above the background, and −55 dBFS at least.
+const SOUNDING: (f32, f32) = (2.0, 0.001_78);
 
 impl Voice {
     /// Judges `len` of decoded sound.
@@ -47,13 +41,13 @@ impl Voice {
         if level.rms <= f32::EPSILON {
             return Activity::Quiet;
         }
-        self.level.judge(level.rms, len, &LEVEL)
+        self.background.judge(level.rms, len)
     }
 
     /// Judges `len` of undecoded sound; `None` where nothing can be told.
     ///
-    /// G.711 shows its level. Opus packets with a SILK layer carry the encoder's own judgement (RFC 6716 §4.2.3); of
-    /// others only the size is known: that tells roughly, and nothing at all where a sender keeps it constant.
+    /// G.711 shows its level. Opus packets with a SILK layer carry the encoder's own judgement (RFC 6716 §4.2.3); others
+    /// are decoded at a low rate, as their size tells next to nothing.
     pub(super) fn see(&mut self, content: &Content, len: SampleCount) -> Option<Activity> {
         let Content::Packet { codec, payload } = content else {
             return matches!(content, Content::Silence(_)).then_some(Activity::Quiet);
@@ -68,14 +62,23 @@ impl Voice {
         if let Some(voice) = toc::voice(payload) {
             return Some(if voice { Activity::Loud } else { Activity::Quiet });
         }
-        let millis = toc::duration(*codec, payload)?.0 as f32 / 48.0;
-        Some(self.size.judge(payload.len() as f32 / millis, len, &SIZE))
+        let level = self.decode(payload)?;
+        Some(self.hear(level, len))
+    }
+
+    fn decode(&mut self, payload: &[u8]) -> Option<Level> {
+        if self.decoder.is_none() {
+            self.decoder = opus::Decoder::new(RATE, opus::Channels::Mono).ok();
+        }
+        let mut pcm = [0.0; toc::LONGEST_PACKET.0 as usize * RATE as usize / SAMPLE_RATE as usize];
+        let frames = self.decoder.as_mut()?.decode_float(payload, &mut pcm, false).ok()?;
+        Some(Level::of(&pcm[..frames]))
     }
 }
 
-/// The lowest value of the last seconds, which is the background: nobody speaks for so long without a moment's pause.
+/// The lowest root mean square of the last seconds, which is the background: nobody speaks for so long without a moment's pause.
 #[derive(Clone, Debug)]
-struct Floor {
+struct Background {
     /// The lowest value of each of the last seconds with sound, the one at hand among them.
     lowest: [f32; Self::SECONDS],
     at: usize,
@@ -83,30 +86,30 @@ struct Floor {
     known: bool,
 }
 
-impl Default for Floor {
+impl Default for Background {
     fn default() -> Self {
         Self { lowest: [f32::INFINITY; Self::SECONDS], at: 0, filled: SampleCount::ZERO, known: false }
     }
 }
 
-impl Floor {
+impl Background {
     const SECONDS: usize = 5;
 
-    fn judge(&mut self, value: f32, len: SampleCount, scale: &Scale) -> Activity {
-        self.lowest[self.at] = self.lowest[self.at].min(value);
+    fn judge(&mut self, rms: f32, len: SampleCount) -> Activity {
+        self.lowest[self.at] = self.lowest[self.at].min(rms);
         self.filled += len;
         let lowest = self.lowest.into_iter().fold(f32::INFINITY, f32::min);
-        let floor = if self.known { lowest } else { lowest.min(scale.assumed) }.min(scale.highest);
+        let floor = if self.known { lowest } else { lowest.min(ASSUMED) }.min(HIGHEST);
         if self.filled >= SampleCount::from_millis(1000) {
             self.known = true;
             self.filled = SampleCount::ZERO;
             self.at = (self.at + 1) % Self::SECONDS;
             self.lowest[self.at] = f32::INFINITY;
         }
-        let above = |(factor, least): (f32, f32)| value >= (floor * factor).max(least);
-        if above(scale.loud) {
+        let above = |(factor, least): (f32, f32)| rms >= (floor * factor).max(least);
+        if above(LOUD) {
             Activity::Loud
-        } else if above(scale.sounding) {
+        } else if above(SOUNDING) {
             Activity::Sounding
         } else {
             Activity::Quiet

@@ -78,6 +78,7 @@ enum Command {
     Create { stem: PathBuf, ext: &'static str },
     Append { file: FileId, bytes: Vec<u8> },
     Finish { file: FileId, whole: bool, done: oneshot::Sender<Result<FinishedFile, FileError>> },
+    Beside { stem: PathBuf, ext: &'static str, bytes: Vec<u8>, done: oneshot::Sender<Result<FinishedFile, FileError>> },
     Manifest { path: PathBuf, json: Vec<u8>, done: oneshot::Sender<Result<(), FileError>> },
 }
 
@@ -126,6 +127,13 @@ impl RecordingFiles {
     pub async fn finish(&self, file: FileId, whole: bool) -> Result<FinishedFile, FileError> {
         let (done, answer) = oneshot::channel();
         self.send(Command::Finish { file, whole, done });
+        answer.await.unwrap_or_else(|_| Err(self.writer_gone()))
+    }
+
+    /// Writes a whole file, named by the recording's name and the ending `ext`. Where the disk refuses it nothing is left.
+    pub async fn write_beside(&self, ext: &'static str, bytes: Vec<u8>) -> Result<FinishedFile, FileError> {
+        let (done, answer) = oneshot::channel();
+        self.send(Command::Beside { stem: self.stem.clone(), ext, bytes, done });
         answer.await.unwrap_or_else(|_| Err(self.writer_gone()))
     }
 
@@ -200,6 +208,9 @@ impl Writer {
                     let _ = done.send(file.finish(whole));
                 }
             }
+            Command::Beside { stem, ext, bytes, done } => {
+                let _ = done.send(OpenFile::write_whole(&stem, ext, &bytes));
+            }
             Command::Manifest { path, json, done } => {
                 let _ = done.send(self.reserve.fill(&path, &json));
             }
@@ -248,6 +259,15 @@ impl OpenFile {
             }
         }
         unreachable!("some suffix of four thousand million is free")
+    }
+
+    fn write_whole(stem: &Path, ext: &str, bytes: &[u8]) -> Result<FinishedFile, FileError> {
+        let mut file = Self::create(stem, ext).map_err(|(_, error)| error)?;
+        let written = file.append(bytes).and_then(|()| file.finish(true));
+        if written.is_err() {
+            let _ = fs::remove_file(&file.part);
+        }
+        written
     }
 
     fn broken(path: PathBuf) -> Self {

@@ -172,7 +172,7 @@ impl Outputs {
         });
         match analysis {
             Some(analysis) => analysis.finish(end.since(MediaTime::ZERO)),
-            None => Findings { speakers: self.seen.take(), ..Findings::default() },
+            None => Findings { speakers: self.seen.take().map(|seen| seen.finish(end)), ..Findings::default() },
         }
     }
 

@@ -375,16 +375,19 @@ impl Session {
         }
     }
 
-    /// Writes the files that tell about the recording.
+    /// Writes the files that tell about the recording, unless the disk refused the recording itself.
     async fn tell(&mut self, finished: &Finished) -> About {
         let speakers = finished.findings.speakers.as_ref();
-        let speech = speakers.map(|speakers| Speech::of(&self.roll, speakers, MediaTime::ZERO + finished.samples));
+        let speech = speakers.map(|speakers| Speech::of(&self.roll, speakers));
         let captions =
             speech.as_ref().map(|speech| (SidecarKind::Speakers, "vtt", speech.captions.clone().into_bytes()));
         let peaks = finished.findings.waveform.as_ref().map(|waveform| {
             (SidecarKind::Peaks, "peaks.json", serde_json::to_vec(waveform).expect("plain data becomes JSON"))
         });
         let mut sidecars = Vec::new();
+        if self.reasons.iter().any(|known| matches!(known, Reason::Storage { .. })) {
+            return About { speech, sidecars };
+        }
         for (kind, ext, bytes) in captions.into_iter().chain(peaks) {
             match self.sinks.store_beside(kind, ext, bytes).await {
                 Ok(entry) => sidecars.push(entry),

@@ -103,21 +103,14 @@ impl Sinks {
     /// # Errors
     /// [`Reason::Output`] where the disk refuses it.
     pub async fn store_beside(
-        &mut self,
+        &self,
         kind: SidecarKind,
         ext: &'static str,
         bytes: Vec<u8>,
     ) -> Result<SidecarEntry, Reason> {
-        let lacks = |message: String| Reason::Output { output: ext.to_owned(), message };
-        let file = self.files.create("", ext);
-        self.files.append(file, bytes);
-        let finished = self.files.finish(file, true).await;
-        while let Ok(fault) = self.faults.try_recv() {
-            if fault.file == file {
-                return Err(lacks(fault.error.to_string()));
-            }
-        }
-        let FinishedFile { path, bytes, sha256, .. } = finished.map_err(|error| lacks(error.to_string()))?;
+        let stored = self.files.write_beside(ext, bytes).await;
+        let lacks = |error: FileError| Reason::Output { output: ext.to_owned(), message: error.to_string() };
+        let FinishedFile { path, bytes, sha256, .. } = stored.map_err(lacks)?;
         let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         Ok(SidecarEntry { kind, file, bytes, sha256 })
     }

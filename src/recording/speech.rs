@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::analysis::{Span, Speakers, coarsen, total, union, webvtt};
-use crate::time::{MediaTime, SampleCount};
+use crate::analysis::{Span, Spoken, coarsen, total, union, webvtt};
+use crate::call::TrackKey;
+use crate::time::SampleCount;
 
 use super::manifest::SpeechEntry;
 use super::roll::Roll;
@@ -26,13 +27,13 @@ pub struct Speech {
 }
 
 impl Speech {
-    /// What was said before `end`.
-    pub fn of(roll: &Roll, speakers: &Speakers, end: MediaTime) -> Self {
+    /// What was said, by the tracks it was said on.
+    pub fn of(roll: &Roll, speakers: &BTreeMap<TrackKey, Spoken>) -> Self {
         let mut sessions: BTreeMap<&str, (Vec<Span>, SampleCount)> = BTreeMap::new();
         for rolled in roll.tracks().iter().filter(|rolled| rolled.track.source != SCREEN) {
-            let spoken = speakers.spoken(rolled.track.key, end);
+            let Some(spoken) = speakers.get(&rolled.track.key) else { continue };
             let (spans, surplus) = sessions.entry(&rolled.participant_sid).or_default();
-            spans.extend(spoken.spans);
+            spans.extend(&spoken.spans);
             *surplus += spoken.surplus;
         }
         let mut speech = Self::default();
@@ -79,11 +80,12 @@ fn bound<'a>(people: impl Iterator<Item = &'a mut Vec<Span>>, most: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::call::{Codec, Participant, Track, TrackKey};
+    use crate::analysis::Speakers;
+    use crate::call::{Codec, Participant, Track};
     use crate::clock;
     use crate::decode::Level;
     use crate::room::RoomEvent;
-    use crate::time::ClockTime;
+    use crate::time::{ClockTime, MediaTime};
 
     const SECOND: i64 = 48_000;
 
@@ -134,7 +136,7 @@ mod tests {
         for (key, from, to) in [(1, 0, 2), (2, 1, 3), (3, 2, 4), (4, 10, 12), (5, 20, 30)] {
             say(&mut speakers, key, from, to);
         }
-        let speech = Speech::of(&roll, &speakers, MediaTime(11 * SECOND));
+        let speech = Speech::of(&roll, &speakers.finish(MediaTime(11 * SECOND)));
         let found: Vec<_> = speech
             .entries
             .iter()
