@@ -97,6 +97,15 @@ impl Line {
     /// Appends `length` frames to `out`, made of the next `decoded` frames. [`LOOKAHEAD`] more must be waiting.
     pub(super) fn render(&mut self, length: u64, decoded: u64, out: &mut Vec<f32>) {
         let target = self.planned + decoded as i64;
+        if self.is_silent(target) {
+            // Nobody hears where silence lies: the position is put right for nothing. The sender's rate is still its rate.
+            out.resize(out.len() + length as usize * self.channels, 0.0);
+            self.planned = target;
+            self.ahead = 0.0;
+            self.fed = None;
+            self.forget();
+            return;
+        }
         if self.fed.is_none() && decoded == length {
             let from = (self.planned - self.base) as usize * self.channels;
             out.extend_from_slice(&self.input[from..from + length as usize * self.channels]);
@@ -130,6 +139,13 @@ impl Line {
         self.ahead = ahead;
         self.fed = (!settled).then_some(fed);
         self.forget();
+    }
+
+    /// Whether all is digital silence that rendering up to `target` could touch.
+    fn is_silent(&self, target: i64) -> bool {
+        let from = (self.planned - self.base - HISTORY as i64).max(0) as usize * self.channels;
+        let to = (target + LOOKAHEAD - self.base) as usize * self.channels;
+        self.input[from..to.min(self.input.len())].iter().all(|sample| *sample == 0.0)
     }
 
     /// Sets the resampler up so that its next frame, at ratio 1, is the frame at `planned`.
@@ -274,6 +290,33 @@ mod tests {
         assert!(!line.resampling());
         let exact = |(n, s): (usize, &f32)| *s == (0.5 * (TONE * (n as f64 - 1.0)).sin()) as f32;
         assert!(out.iter().enumerate().skip(300 * 960).all(exact));
+    }
+
+    #[test]
+    fn silence_is_not_resampled_and_what_follows_lies_in_its_place() {
+        let mut line = Line::new(1).unwrap();
+        let stretches = drifting(300.0, 300);
+        let loud = |n: usize| !(48_000..144_000).contains(&n);
+        let mut out = Vec::new();
+        let mut at = 0;
+        for (index, (length, decoded)) in stretches.into_iter().enumerate() {
+            while line.waiting() < decoded as i64 + LOOKAHEAD {
+                // A tone whose period divides a second: it stops and begins where it is nothing.
+                let tone = 0.5 * (TAU * 1000.0 * at as f64 / 48_000.0).sin();
+                line.input().push(if loud(at) { tone as f32 } else { 0.0 });
+                at += 1;
+            }
+            line.render(length, decoded, &mut out);
+            assert!(!(51..149).contains(&index) || !line.resampling(), "{index}");
+        }
+        assert!(!out[48_100..144_000].iter().any(|sample| *sample != 0.0));
+        let wrong = |(n, sample): (usize, &f32)| {
+            let said = n as f64 / 1.0003;
+            let tone = if loud(said as usize) { 0.5 * (TAU * 1000.0 * said / 48_000.0).sin() } else { 0.0 };
+            (f64::from(*sample) - tone).abs()
+        };
+        let worst = out.iter().enumerate().map(wrong).fold(0.0, f64::max);
+        assert!(worst < 1.5 * 0.5 * TAU * 1000.0 / 48_000.0, "{worst}");
     }
 
     #[test]

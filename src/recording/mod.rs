@@ -31,4 +31,6 @@ pub use manifest::{
     MANIFEST_VERSION, Manifest, MediaEntry, OutputEntry, ParticipantEntry, Role, StreamEntry, TrackEntry, Versions,
 };
 pub use outcome::{Outcome, Reason, StopReason};
+#[cfg(feature = "testkit")]
+pub(crate) use pipeline::Pipeline;
 pub use presence::{EndsWith, StopPolicy};

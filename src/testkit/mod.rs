@@ -2,6 +2,7 @@
 
 pub mod analysis;
 pub mod audio;
+pub mod density;
 mod error;
 pub mod g711;
 pub mod publisher;
