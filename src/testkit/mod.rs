@@ -7,6 +7,7 @@ mod error;
 pub mod g711;
 pub mod publisher;
 pub mod python;
+pub mod quality;
 pub mod replay;
 pub mod server;
 pub mod sim;

@@ -215,7 +215,7 @@ mod tests {
         for duration in DURATIONS {
             for fec in [false, true] {
                 let packet = sized(&wanted(duration, fec));
-                assert_eq!(toc::in_band_fec(&packet).is_some(), fec && (10.0..100.0).contains(&duration), "{duration}");
+                assert_eq!(toc::in_band_fec(&packet).is_some(), fec && (10.0..=60.0).contains(&duration), "{duration}");
             }
         }
     }
