@@ -86,10 +86,12 @@ fn silenced(stretch: &Settled) -> Settled {
     Settled { content, ..stretch.clone() }
 }
 
-/// What a publisher's packets sound like without a network or a recorder.
+/// What the same encoder's packets sound like without a network or a recorder.
 fn plain(name: &str) -> Vec<f32> {
     let mut encoder = opus::Encoder::new(48_000, opus::Channels::Mono, opus::Application::Voip).unwrap();
     encoder.set_bitrate(opus::Bitrate::Bits(BITRATE)).unwrap();
+    encoder.set_inband_fec(true).unwrap();
+    encoder.set_packet_loss_perc(10).unwrap();
     let mut decoder = opus::Decoder::new(48_000, opus::Channels::Mono).unwrap();
     let skip = encoder.get_lookahead().unwrap() as usize;
     let mut pcm = Vec::new();

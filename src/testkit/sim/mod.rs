@@ -317,7 +317,7 @@ impl<'a> Run<'a> {
                 (self.sink)(stretch);
                 continue;
             };
-            let spoken = track.spoken.remove(&(payload.as_ptr() as usize)).flatten();
+            let spoken = track.spoken.get(&(payload.as_ptr() as usize)).copied().flatten();
             let Some(spoken) = spoken else { return Err(violation(format!("{stretch:?} was never spoken"))) };
             let samples = crate::capture::toc::duration(*codec, payload).map_or(0, |samples| samples.0 as i64);
             let truth = (spoken + track.delay + REFERENCE) * 48e-6;
