@@ -32,5 +32,7 @@ pub use manifest::{
 };
 pub use outcome::{Outcome, Reason, StopReason};
 #[cfg(feature = "testkit")]
+pub(crate) use outputs::Speaker;
+#[cfg(feature = "testkit")]
 pub(crate) use pipeline::Pipeline;
 pub use presence::{EndsWith, StopPolicy};

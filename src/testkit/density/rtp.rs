@@ -6,7 +6,8 @@ use super::{Conversation, Recording, TICK, failed};
 use crate::call::{Codec, ParticipantKind, TrackKey};
 use crate::capture::TrackSpec;
 use crate::config::Config;
-use crate::recording::Pipeline;
+use crate::mix::Side;
+use crate::recording::{Pipeline, Speaker};
 use crate::room::{Credentials, RtpPacket};
 use crate::testkit::TestkitError;
 use crate::time::{ClockTime, RtpTime, SAMPLE_RATE, Seq};
@@ -84,7 +85,10 @@ pub(super) fn pipeline(participants: usize) -> Result<Pipeline, TestkitError> {
     let mut pipeline = Pipeline::new(&config, 1).map_err(|error| failed(&error))?;
     for participant in 0..participants {
         let spec = TrackSpec { kind: ParticipantKind::Standard, codec: Codec::Opus, muted: false };
-        pipeline.published(TrackKey(participant as u32), spec, ClockTime::ZERO);
+        let speaker = Speaker { identity: format!("speaker {participant}"), side: Side::Left, gain: 1.0 };
+        pipeline
+            .published(TrackKey(participant as u32), &speaker, spec, ClockTime::ZERO)
+            .map_err(|error| failed(&error))?;
     }
     Ok(pipeline)
 }
@@ -92,8 +96,8 @@ pub(super) fn pipeline(participants: usize) -> Result<Pipeline, TestkitError> {
 /// Mixes and encodes what is settled once all packets of the first `ticks` steps have come.
 pub(super) fn advance(pipeline: &mut Pipeline, ticks: u64) -> Result<Vec<u8>, TestkitError> {
     let now = ClockTime::ZERO + TICK * ticks as u32;
-    pipeline.advance(now, None).map_err(|error| failed(&error))?;
-    Ok(pipeline.take_bytes())
+    pipeline.advance(now, None);
+    Ok(pipeline.take_pages().into_iter().flat_map(|(_, pages)| pages).collect())
 }
 
 /// Whether a recording looks at what is settled after so many steps.
