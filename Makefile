@@ -31,15 +31,15 @@ demo: ## record a conversation on a real LiveKit server into recordings/
 	@tools/demo
 
 test: ## everything that must never break, a real server and the official SDK included
-	@tools/install rust debian livekit python
+	@tools/install rust debian livekit python quality
 	$(CARGO) test $(FEATURES)
 
 faults: ## the tests again, with large counts of kills, cuts and losses
-	@tools/install rust debian livekit python
+	@tools/install rust debian livekit python quality
 	CALLREEL_TIER=faults $(CARGO) test --release $(FEATURES)
 
 soak: ## the tests again, with minutes of churn
-	@tools/install rust debian livekit python
+	@tools/install rust debian livekit python quality
 	CALLREEL_TIER=soak $(CARGO) test --release $(FEATURES)
 
 bench: ## the benches; read BENCHMARKS.md

@@ -4,13 +4,13 @@ use bytes::Bytes;
 
 use callreel::call::{Codec, ParticipantKind, TrackKey};
 use callreel::capture::{Capture, CaptureConfig, Packet, Settled, TrackSpec};
-use callreel::testkit::sim;
+use callreel::testkit::{scaled, sim};
 use callreel::time::{ClockTime, RtpTime, Seq};
 
 #[test]
 fn no_sequence_of_events_breaks_a_rule() {
     let mut random = fastrand::Rng::with_seed(0x00ca_11ee);
-    for round in 0..3000 {
+    for round in 0..scaled(3_000) {
         let bytes: Vec<u8> = (0..random.usize(0..3000)).map(|_| random.u8(..)).collect();
         // All three tracks are published first, so that what follows meets them.
         let bytes = [&[0x3f, 0, 0x7f, 1, 0xbf, 0][..], &bytes].concat();

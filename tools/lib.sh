@@ -30,3 +30,10 @@ venv_dir() {
     digest=$(sha256sum "$repo/tools/$1.txt")
     printf '%s/%s-%s\n' "$tools" "${1/requirements/python}" "${digest:0:12}"
 }
+
+# quality_dir: the folder of the virtual environment that holds exactly tools/quality/requirements.txt
+quality_dir() {
+    local digest
+    digest=$(sha256sum "$repo/tools/quality/requirements.txt")
+    printf '%s/python-quality-%s\n' "$tools" "${digest:0:12}"
+}

@@ -5,7 +5,7 @@
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
-    if let Err(what) = callreel::testkit::sim::drive(bytes) {
+    if let Err(what) = callreel::testkit::fuzz::capture(bytes) {
         panic!("{what}");
     }
 });

@@ -93,11 +93,13 @@ impl Sums {
 
     /// All of them together.
     pub fn total(&self) -> SampleCount {
-        SampleCount(Reason::ALL.iter().map(|reason| self.get(*reason).0).sum())
+        SampleCount(Reason::ALL.iter().fold(0, |sum, reason| sum.saturating_add(self.get(*reason).0)))
     }
 
     fn add(&mut self, reason: Reason, samples: SampleCount) {
-        *self.slot(reason) += samples.0;
+        let sum = self.slot(reason);
+        // A ledger that was read from a file may claim anything.
+        *sum = sum.saturating_add(samples.0);
     }
 
     fn slot(&mut self, reason: Reason) -> &mut u64 {

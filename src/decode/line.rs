@@ -19,6 +19,9 @@ const POSITION_GAIN: f64 = 0.08;
 const RATE_GAIN: f64 = 0.003;
 /// The rate is never believed to differ by more than this.
 const MOST_RATE: f64 = 0.02;
+/// Below this (−84 dBFS, two steps of a 16-bit sample) nobody hears a frame more or less: what decoders give for digital
+/// silence.
+const QUIET: f32 = 2.0 / 32_768.0;
 /// Deviations below this, in samples, count as none.
 const SETTLED: f64 = 1.0 / 512.0;
 
@@ -104,6 +107,10 @@ impl Line {
             self.forget();
             return;
         }
+        if self.is_quiet(target) {
+            self.copy_quiet(length, decoded, out);
+            return;
+        }
         let frames = length as f64;
         let mut fed = match self.fed {
             Some(fed) => fed,
@@ -129,6 +136,27 @@ impl Line {
         self.planned = target;
         self.ahead = ahead;
         self.fed = (!settled).then_some(fed);
+        self.forget();
+    }
+
+    /// Whether nothing that rendering up to `target` could touch is louder than [`QUIET`].
+    fn is_quiet(&self, target: i64) -> bool {
+        let from = (self.planned - self.base - HISTORY as i64).max(0) as usize * self.channels;
+        let to = (target + LOOKAHEAD - self.base) as usize * self.channels;
+        self.input[from..to.min(self.input.len())].iter().all(|sample| sample.abs() <= QUIET)
+    }
+
+    /// Takes a deviation out at once, by a frame more or less at the end: what is so quiet needs no resampling. The
+    /// sender's rate stays what it was.
+    fn copy_quiet(&mut self, length: u64, decoded: u64, out: &mut Vec<f32>) {
+        let from = (self.planned - self.base) as usize * self.channels;
+        let decoded_samples = decoded as usize * self.channels;
+        let samples = length as usize * self.channels;
+        out.extend_from_slice(&self.input[from..from + samples.min(decoded_samples)]);
+        out.resize(out.len() + samples.saturating_sub(decoded_samples), 0.0);
+        self.planned += decoded as i64;
+        self.ahead = 0.0;
+        self.fed = None;
         self.forget();
     }
 
@@ -274,6 +302,32 @@ mod tests {
         assert!(!line.resampling());
         let exact = |(n, s): (usize, &f32)| *s == (0.5 * (TONE * (n as f64 - 1.0)).sin()) as f32;
         assert!(out.iter().enumerate().skip(300 * 960).all(exact));
+    }
+
+    #[test]
+    fn silence_is_not_resampled_and_what_follows_lies_in_its_place() {
+        let mut line = Line::new(1).unwrap();
+        let loud = |n: usize| !(48_000..144_000).contains(&n);
+        // A tone whose period divides a second, so that it stops and begins at nothing; between, what decoders leave.
+        let said = |n: f64| 0.5 * (TAU * 1000.0 * n / 48_000.0).sin();
+        let mut out = Vec::new();
+        let mut at = 0;
+        for (index, (length, decoded)) in drifting(300.0, 300).into_iter().enumerate() {
+            while line.waiting() < decoded as i64 + LOOKAHEAD {
+                let sample = if loud(at) { said(at as f64) as f32 } else { 1.0 / 32_768.0 };
+                line.input().push(sample);
+                at += 1;
+            }
+            line.render(length, decoded, &mut out);
+            assert!(!(51..149).contains(&index) || !line.resampling(), "{index}");
+        }
+        assert!(line.resampling());
+        let wrong = |(n, sample): (usize, &f32)| {
+            let n = n as f64 / 1.0003;
+            (f64::from(*sample) - if loud(n as usize) { said(n) } else { 0.0 }).abs()
+        };
+        let worst = out.iter().enumerate().map(wrong).fold(0.0, f64::max);
+        assert!(worst < 1.5 * 0.5 * TAU * 1000.0 / 48_000.0, "{worst}");
     }
 
     #[test]

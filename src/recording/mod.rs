@@ -34,4 +34,8 @@ pub use manifest::{
     SpeechEntry, StreamEntry, TrackEntry, Versions,
 };
 pub use outcome::{Outcome, Reason, StopReason};
+#[cfg(feature = "testkit")]
+pub(crate) use outputs::Speaker;
+#[cfg(feature = "testkit")]
+pub(crate) use pipeline::Pipeline;
 pub use presence::{EndsWith, StopPolicy};

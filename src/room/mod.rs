@@ -51,6 +51,8 @@ pub mod event;
 mod net;
 mod peer;
 mod queue;
+#[cfg(feature = "testkit")]
+mod receiver;
 mod repair;
 mod roster;
 mod sdp;
@@ -66,6 +68,8 @@ pub use event::{CloseReason, MediaState, RoomEvent, RoomInfo, RtpPacket, Transpo
 #[cfg(feature = "testkit")]
 pub use net::impairment::Impairment;
 pub use queue::RoomEvents;
+#[cfg(feature = "testkit")]
+pub(crate) use receiver::Receiver;
 
 use engine::{Engine, Request};
 use signal::Signal;

@@ -49,6 +49,9 @@ pub enum TestkitError {
     /// A publisher could not join, publish or go on; the text says which and why.
     #[error("{0}")]
     Publisher(String),
+    /// A call that is acted out in memory could not go on.
+    #[error("simulation: {0}")]
+    Simulation(String),
     /// The server's room service refused a call.
     #[error("room service, {what}: {source}")]
     Service {

@@ -2,16 +2,21 @@
 
 pub mod analysis;
 pub mod audio;
+pub mod density;
 mod error;
+pub mod fuzz;
 pub mod g711;
 pub mod publisher;
 pub mod python;
+pub mod quality;
 pub mod replay;
 pub mod server;
 pub mod sim;
+mod tier;
 
 pub use audio::Audio;
 pub use error::TestkitError;
 pub use publisher::{AfterEnd, MutedSends, Publisher, PublisherConfig, SentLog, SentPacket, TrackOptions, Voice};
 pub use python::{PublishPlan, PythonParticipant, PythonPublisher};
 pub use server::{LiveKitServer, ServerBuilder};
+pub use tier::{Tier, scaled, tier};

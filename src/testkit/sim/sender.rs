@@ -7,6 +7,8 @@ use crate::call::{Codec, ParticipantKind};
 use crate::capture::Packet;
 use crate::time::{RtpTime, Seq};
 
+use super::payload::{Maker, Payload, Wanted};
+
 /// How a publisher behaves. Times are in seconds of the call.
 #[derive(Clone, Debug)]
 pub struct Sender {
@@ -36,6 +38,8 @@ pub struct Sender {
     pub restarts: Vec<f64>,
     /// Whether packets carry in-band FEC.
     pub fec: bool,
+    /// What its packets hold.
+    pub payload: Payload,
 }
 
 impl Default for Sender {
@@ -54,6 +58,7 @@ impl Default for Sender {
             holds: Vec::new(),
             restarts: Vec::new(),
             fec: false,
+            payload: Payload::Sizes,
         }
     }
 }
@@ -90,7 +95,9 @@ pub(super) struct Source {
     /// When this talk spurt or pause ends.
     spurt_ends: f64,
     talks: bool,
-    serial: u32,
+    maker: Maker,
+    /// Samples of its own clock since it was published.
+    position: u64,
     last_report: f64,
 }
 
@@ -106,7 +113,8 @@ impl Source {
             frame: 0,
             spurt_ends,
             talks: false,
-            serial: 0,
+            maker: Maker::new(&sender.payload),
+            position: 0,
             last_report: now,
             sender,
             random,
@@ -131,19 +139,22 @@ impl Source {
         self.change_habits();
         if let Some((_, long)) = self.event(&self.sender.holds) {
             self.now += long * 1e9;
+            self.position += (long * 48_000.0) as u64;
         }
         if let Some((_, long)) = self.event(&self.sender.mutes) {
             return self.mute(long);
         }
         let samples = (self.sender.frames_ms[self.frame] * 48.0) as i64;
-        let comfort = self.sender.dtx && !self.talks;
+        let comfort = self.sender.dtx && !self.talks && !self.maker.has_dtx();
         let spoken = self.now;
         let frame = self.frame_ns();
-        let sent = Sent { packet: self.packet(false), spoken: Some(spoken), left: spoken + frame };
+        let packet = self.payload().map(|payload| self.packet(payload, false));
+        let sent = packet.map(|packet| Sent { packet, spoken: Some(spoken), left: spoken + frame });
         let steps = if comfort { (400.0 / self.sender.frames_ms[self.frame]).max(1.0) as i64 } else { 1 };
         self.rtp += samples * steps;
+        self.position += (samples * steps) as u64;
         self.now += frame * steps as f64;
-        vec![sent]
+        sent.into_iter().collect()
     }
 
     /// A sender report about every three seconds. After a hold it goes on telling the old relation for eight seconds.
@@ -177,11 +188,14 @@ impl Source {
             }
             self.rtp = rtp - samples + i64::from(i) * 961;
             let left = began + f64::from(i) * 20e6;
-            blanks.push(Sent { packet: self.packet(true), spoken: None, left });
+            let mut payload = vec![0; 80];
+            payload[..3].copy_from_slice(&[0xf8, 0xff, 0xfe]);
+            blanks.push(Sent { packet: self.packet(payload, true), spoken: None, left });
         }
         let offset = (2.0 * self.random.f64() - 1.0) * self.sender.mute_offset_ms * 48.0;
         self.rtp = rtp + (long * 48_000.0 * self.rate()) as i64 + offset as i64;
         self.now += long * 1e9;
+        self.position += (long * 48_000.0 * self.rate()) as u64;
         blanks
     }
 
@@ -205,19 +219,12 @@ impl Source {
         if restarts > 0 {
             self.sender.restarts.drain(..restarts);
             self.ssrc = self.random.u32(..);
+            self.maker.restart();
             self.rebase();
         }
     }
 
-    fn packet(&mut self, blank: bool) -> Packet {
-        self.serial += 1;
-        let payload = if blank {
-            let mut payload = vec![0; 80];
-            payload[..3].copy_from_slice(&[0xf8, 0xff, 0xfe]);
-            payload
-        } else {
-            self.payload()
-        };
+    fn packet(&mut self, payload: Vec<u8>, blank: bool) -> Packet {
         let seq = Seq((1 << 32) + self.seq);
         self.seq += 1;
         Packet {
@@ -230,22 +237,17 @@ impl Source {
         }
     }
 
-    /// An Opus packet of the right duration and of a size that tells speech from silence, with the serial number in it.
-    fn payload(&mut self) -> Vec<u8> {
-        let lbrr = if self.sender.fec { 0x40 } else { 0 };
-        let mut payload = match (self.sender.frames_ms[self.frame] * 10.0) as u32 {
-            25 => vec![0xe0, 0],
-            50 => vec![0xe8, 0],
-            100 => vec![0x40, lbrr],
-            200 => vec![0x48, lbrr],
-            400 => vec![0x50, lbrr / 2],
-            600 => vec![0x58, lbrr / 4],
-            longer => vec![0x4b, (longer / 200) as u8],
-        };
-        let size = if self.talks { self.random.usize(85..150) } else { self.random.usize(60..70) };
-        payload.extend(self.serial.to_be_bytes());
-        payload.resize(size, 0);
-        payload
+    /// What the next packet holds, if there is to be one. The same random numbers are drawn whatever packets hold.
+    fn payload(&mut self) -> Option<Vec<u8>> {
+        let bytes = if self.talks { self.random.usize(85..150) } else { self.random.usize(60..70) };
+        self.maker.make(&Wanted {
+            duration_ms: self.sender.frames_ms[self.frame],
+            fec: self.sender.fec,
+            dtx: self.sender.dtx,
+            talks: self.talks,
+            position: self.position,
+            bytes,
+        })
     }
 
     fn rate(&self) -> f64 {
@@ -262,20 +264,6 @@ impl Source {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capture::toc;
-
-    #[test]
-    fn packets_tell_their_duration_and_whether_they_carry_fec() {
-        for frame in [2.5, 5.0, 10.0, 20.0, 40.0, 60.0, 120.0] {
-            for fec in [false, true] {
-                let sender = Sender { frames_ms: vec![frame], fec, ..Sender::default() };
-                let sent = Source::new(sender, Rng::with_seed(1)).step();
-                let payload = &sent[0].packet.payload;
-                assert_eq!(toc::duration(Codec::Opus, payload).unwrap().0, (frame * 48.0) as u64);
-                assert_eq!(toc::in_band_fec(payload).is_some(), fec && (10.0..100.0).contains(&frame), "{frame}");
-            }
-        }
-    }
 
     #[test]
     fn a_fast_crystal_sends_more_in_the_same_time() {

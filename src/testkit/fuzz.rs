@@ -1,0 +1,260 @@
+//! Everything that reads foreign bytes, each as a function that a fuzzer can call: `cargo fuzz` with the targets in
+//! `fuzz/`, and on a stable toolchain [`Mutator`], which is quick and blind, but runs with every test.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use fastrand::Rng;
+
+use super::TestkitError;
+use super::sim;
+use crate::call::{Codec, TrackKey};
+use crate::capture::{Content, Settled, toc};
+use crate::decode::TrackDecoder;
+use crate::encode::{OggInspector, packet};
+use crate::recording::Manifest;
+use crate::room::Receiver;
+use crate::time::{MediaTime, SampleCount};
+
+/// Something that reads foreign bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// What it is called, in `fuzz/` too.
+    pub name: &'static str,
+    /// Reads the bytes. It may not panic, whatever they are; an error is a rule that it broke.
+    pub read: fn(&[u8]) -> Result<(), String>,
+    /// Files in `fuzz/seeds` that it reads without complaint.
+    seeds: &'static [&'static str],
+}
+
+/// Every reader of foreign bytes.
+pub const TARGETS: &[Target] = &[
+    Target { name: "capture", read: capture, seeds: &[] },
+    Target { name: "opus_packet", read: opus_packet, seeds: &[] },
+    Target { name: "rtp_payloads", read: rtp_payloads, seeds: &[] },
+    Target { name: "offer", read: offer, seeds: &["offer-one-track.sdp", "offer-reused.sdp"] },
+    Target { name: "manifest", read: manifest, seeds: &["manifest.json"] },
+    Target { name: "ogg", read: ogg, seeds: &[] },
+];
+
+impl Target {
+    /// What to begin with: bytes that it takes, and where it has no files, speech as publishers send it.
+    ///
+    /// # Errors
+    /// [`TestkitError::Io`] without the repository's seeds, [`TestkitError::Simulation`] where nothing can be coded.
+    pub fn seeds(&self) -> Result<Vec<Vec<u8>>, TestkitError> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds");
+        let read = |name: &&str| {
+            let path = folder.join(name);
+            std::fs::read(&path).map_err(TestkitError::io(format!("read {}", path.display())))
+        };
+        let mut seeds = self.seeds.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+        if self.seeds.is_empty() {
+            seeds.extend(packets()?);
+        }
+        Ok(seeds)
+    }
+}
+
+/// Packets, signalling and time in any order, into capture.
+///
+/// # Errors
+/// A rule that was broken.
+pub fn capture(bytes: &[u8]) -> Result<(), String> {
+    sim::drive(bytes)
+}
+
+/// What is read from an Opus packet without decoding it.
+///
+/// # Errors
+/// A rule that was broken.
+pub fn opus_packet(bytes: &[u8]) -> Result<(), String> {
+    let duration = toc::duration(Codec::Opus, bytes);
+    if duration.is_some_and(|duration| !(1..=toc::LONGEST_PACKET.0).contains(&duration.0)) {
+        return Err(format!("a packet of {duration:?}"));
+    }
+    if toc::in_band_fec(bytes).is_some_and(|restored| restored > toc::LONGEST_PACKET) {
+        return Err("more restored than a packet holds".into());
+    }
+    let _ = toc::is_blank(Codec::Opus, true, bytes);
+    let _ = (packet::mode(bytes), packet::is_stereo(bytes), packet::samples(bytes));
+    let (mut out, mut first) = (Vec::new(), Vec::new());
+    if packet::join_streams(bytes, bytes, &mut out).is_ok() {
+        let second = packet::split_streams(&out, &mut first).map_err(|error| error.to_string())?;
+        if packet::samples(&first) != packet::samples(bytes) || packet::samples(second) != packet::samples(bytes) {
+            return Err("two streams joined come apart as others".into());
+        }
+    }
+    let _ = packet::split_streams(bytes, &mut first);
+    let _ = packet::write_concealed(bytes, &mut out);
+    Ok(())
+}
+
+/// Payloads of every codec into a decoder: the first byte of each says what it is and how long its stretch is, the
+/// second how many bytes follow.
+///
+/// # Errors
+/// Sound that is no number, or a decoder that gives up.
+pub fn rtp_payloads(mut bytes: &[u8]) -> Result<(), String> {
+    let mut decoder = TrackDecoder::new(1).map_err(|error| error.to_string())?;
+    let mut at = MediaTime::ZERO;
+    let mut pcm = [0.0; 960];
+    while let [what, length, rest @ ..] = bytes {
+        let (payload, rest) = rest.split_at(usize::from(*length).min(rest.len()));
+        bytes = rest;
+        let payload = Bytes::copy_from_slice(payload);
+        let codec = [Codec::Opus, Codec::Opus, Codec::Pcmu, Codec::Pcma][usize::from(what & 3)];
+        let content = match what >> 2 & 7 {
+            0 => Content::Recovered { next: payload },
+            1 => Content::Concealed { into_run: SampleCount(u64::from(*length) * 48) },
+            _ => Content::Packet { codec, payload },
+        };
+        let end = at + SampleCount([960, 961, 959, 480, 2880, 120, 5760, 1][usize::from(what >> 5)]);
+        let stretch = Settled { track: TrackKey(0), start: at, end, content };
+        decoder.push(&stretch).map_err(|error| error.to_string())?;
+        at = end;
+        while decoder.position().zip(decoder.ready()).is_some_and(|(from, ready)| from.0 + 960 <= ready.0) {
+            let from = decoder.position().unwrap_or(at);
+            decoder.read(from, &mut pcm);
+            if let Some(sample) = pcm.iter().find(|sample| !sample.is_finite()) {
+                return Err(format!("a sample of {sample}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A server's offer, as the room engine takes it.
+///
+/// # Errors
+/// None: a broken offer is refused, not a broken rule.
+pub fn offer(bytes: &[u8]) -> Result<(), String> {
+    let text = String::from_utf8_lossy(bytes);
+    let addresses = ("127.0.0.1:9".parse(), "127.0.0.1:10".parse());
+    let (Ok(here), Ok(there)) = addresses else { return Err("these are addresses".into()) };
+    let now = crate::clock::now();
+    // What is no offer is refused.
+    let _ = Receiver::answering(now, &text, [("TR_voice", TrackKey(0))], (here, there))
+        .map(|(mut receiver, _)| receiver.advance(now, &mut Vec::new()));
+    Ok(())
+}
+
+/// A manifest, as every reader of one takes it.
+///
+/// # Errors
+/// A manifest that does not survive being written.
+pub fn manifest(bytes: &[u8]) -> Result<(), String> {
+    let Ok(manifest) = serde_json::from_slice::<Manifest>(bytes) else { return Ok(()) };
+    let _ = manifest.check();
+    let written = serde_json::to_vec(&manifest).map_err(|error| error.to_string())?;
+    serde_json::from_slice::<Manifest>(&written).map(|_| ()).map_err(|error| error.to_string())
+}
+
+/// An Ogg file, as `callreel inspect` reads it.
+///
+/// # Errors
+/// None: a broken file is described, not a broken rule.
+pub fn ogg(bytes: &[u8]) -> Result<(), String> {
+    let mut inspector = OggInspector::new();
+    for piece in bytes.chunks(97) {
+        inspector.push_each(piece, &mut |payload| {
+            let _ = packet::samples(payload);
+        });
+    }
+    let _ = inspector.finish();
+    Ok(())
+}
+
+/// Speech, tones and silence as publishers send them.
+fn packets() -> Result<Vec<Vec<u8>>, TestkitError> {
+    let voice = super::audio::generate::speech(5, std::time::Duration::from_secs(1));
+    let failed = |error: opus::Error| TestkitError::Simulation(error.to_string());
+    let mut encoder = opus::Encoder::new(48_000, opus::Channels::Mono, opus::Application::Voip).map_err(failed)?;
+    encoder.set_inband_fec(true).and_then(|()| encoder.set_packet_loss_perc(20)).map_err(failed)?;
+    let mut packets = vec![vec![0xf8, 0xff, 0xfe]];
+    for samples in [120, 480, 960, 1920, 2880] {
+        for frame in voice.channel(0).chunks_exact(samples).take(20) {
+            packets.push(encoder.encode_vec_float(frame, 1275).map_err(failed)?);
+        }
+    }
+    Ok(packets)
+}
+
+/// Changes bytes that are known to be taken, a little and at random: the same seed, the same bytes.
+#[derive(Debug)]
+pub struct Mutator {
+    random: Rng,
+    seeds: Vec<Vec<u8>>,
+}
+
+impl Mutator {
+    /// Begins with `seeds`, of which there must be some.
+    pub fn new(seed: u64, seeds: Vec<Vec<u8>>) -> Self {
+        assert!(!seeds.is_empty(), "there is nothing to change");
+        Self { random: Rng::with_seed(seed), seeds }
+    }
+
+    /// The next bytes: now and then anything, mostly a seed with one to eight changes.
+    pub fn next_bytes(&mut self) -> Vec<u8> {
+        if self.random.u8(..) < 16 {
+            return (0..self.random.usize(..600)).map(|_| self.random.u8(..)).collect();
+        }
+        let mut bytes = self.seed();
+        for _ in 0..self.random.usize(1..=8) {
+            self.change(&mut bytes);
+        }
+        bytes
+    }
+
+    fn seed(&mut self) -> Vec<u8> {
+        let index = self.random.usize(..self.seeds.len());
+        self.seeds[index].clone()
+    }
+
+    /// A part of `0..length`, mostly a short one.
+    fn span(&mut self, length: usize) -> std::ops::Range<usize> {
+        let from = self.random.usize(..=length);
+        let longest = if self.random.bool() { 8 } else { length };
+        from..from + self.random.usize(..=longest.min(length - from))
+    }
+
+    fn change(&mut self, bytes: &mut Vec<u8>) {
+        let span = self.span(bytes.len());
+        match self.random.u8(..8) {
+            0 => {
+                bytes.drain(span);
+            }
+            1 => bytes.truncate(span.start),
+            2 => {
+                let copy = bytes[span.clone()].to_vec();
+                bytes.splice(span.start..span.start, copy);
+            }
+            3 => {
+                let other = self.seed();
+                let part = self.span(other.len());
+                bytes.splice(span, other[part].to_vec());
+            }
+            4 => {
+                let extreme =
+                    ["0", "-1", "9223372036854775807", "18446744073709551615", "-9223372036854775808", "1e400"];
+                let number = extreme[self.random.usize(..extreme.len())];
+                let digits = bytes[span.start..].iter().position(u8::is_ascii_digit).map(|at| span.start + at);
+                let from = digits.unwrap_or(span.start);
+                let length = bytes[from..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+                bytes.splice(from..from + length, number.bytes());
+            }
+            5 => {
+                let line = |bytes: &[u8], at: usize| bytes[..at].iter().rposition(|b| *b == b'\n').map_or(0, |n| n + 1);
+                let (from, to) = (line(bytes, span.start), line(bytes, span.end));
+                let lines = bytes[from..to].to_vec();
+                bytes.extend(lines);
+            }
+            6 => bytes[span].iter_mut().for_each(|byte| *byte = self.random.u8(..)),
+            _ => {
+                if let Some(byte) = bytes.get_mut(span.start) {
+                    *byte ^= 1 << self.random.u8(..8);
+                }
+            }
+        }
+    }
+}
