@@ -86,6 +86,9 @@ pub struct Args {
     /// Makes somebody louder or softer, such as alice=-6; may be given again
     #[arg(long, env = "CALLREEL_GAIN", value_name = "IDENTITY=DB", value_delimiter = ',')]
     gain: Vec<String>,
+    /// Brings each voice to this loudness, slowly, by 12 dB at most [default: voices stay as they came]
+    #[arg(long, env = "CALLREEL_TARGET_LUFS", value_name = "LUFS", allow_negative_numbers = true)]
+    target_lufs: Option<f32>,
     /// The recording's id [default: a new one]
     #[arg(long, env = "CALLREEL_RECORDING_ID", value_name = "ID")]
     recording_id: Option<String>,
@@ -239,6 +242,7 @@ impl Args {
         let rules = |rules: &[String]| rules.iter().map(|rule| rule.parse()).collect::<Result<Vec<SideRule>, _>>();
         config.sides = SideRules { left: rules(&self.left)?, right: rules(&self.right)? };
         config.gains = self.gain.iter().map(|gain| gain_of(gain)).collect::<Result<_, _>>()?;
+        config.target_lufs = self.target_lufs;
         config.analysis =
             AnalysisConfig { speakers: !self.no_speakers, peaks: !self.no_peaks, loudness: !self.no_loudness };
         if let Some(id) = self.recording_id {

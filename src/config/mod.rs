@@ -65,6 +65,8 @@ pub struct Config {
     pub sides: SideRules,
     /// By how many dB participants are made louder or softer, by identity. Default: nobody.
     pub gains: BTreeMap<String, f32>,
+    /// The loudness to which each voice is brought, in LUFS (EBU R 128). Default: as it came.
+    pub target_lufs: Option<f32>,
     /// What is found out about the sound. Default: who spoke when, the waveform, the loudness.
     pub analysis: AnalysisConfig,
     /// How packets are waited for.
@@ -166,6 +168,7 @@ impl Config {
             mixing: Mixing::default(),
             sides: SideRules::default(),
             gains: BTreeMap::new(),
+            target_lufs: None,
             analysis: AnalysisConfig::default(),
             capture: CaptureConfig::default(),
             stop: StopPolicy::default(),
@@ -196,6 +199,12 @@ impl Config {
                 why: format!("{gain} dB for {who:?} is not between {} and {} dB", GAINS.start(), GAINS.end()),
             });
         }
+        if let Some(target) = self.target_lufs.filter(|target| !TARGETS.contains(target)) {
+            return Err(ConfigError::Invalid {
+                key: "target_lufs",
+                why: format!("{target} is not between {} and {} LUFS", TARGETS.start(), TARGETS.end()),
+            });
+        }
         if !is_safe_id(&self.recording_id) {
             return Err(ConfigError::Invalid {
                 key: "recording_id",
@@ -213,6 +222,9 @@ impl Config {
 
 /// The gains that make sense, in dB: beyond them a voice is gone, or nothing but noise.
 const GAINS: RangeInclusive<f32> = -60.0..=40.0;
+
+/// The loudness of voices that makes sense, in LUFS: from too soft to hear to as loud as speech gets without distortion.
+const TARGETS: RangeInclusive<f32> = -40.0..=-10.0;
 
 /// A directory from `--out`; a URL of a store is told apart from a path.
 pub fn local_directory(out: &str) -> Result<PathBuf, ConfigError> {

@@ -228,10 +228,9 @@ impl Source {
     }
 }
 
-/// The number of frames closest to `length` that libopus can conceal or recover at once.
+/// The least number of frames from `length` on that libopus can conceal or recover at once.
 fn opus_frames(length: u64) -> u64 {
-    let units = (length + OPUS_UNIT / 2) / OPUS_UNIT;
-    (units * OPUS_UNIT).clamp(OPUS_UNIT, u64::from(packet::MAX_SAMPLES))
+    length.next_multiple_of(OPUS_UNIT).clamp(OPUS_UNIT, u64::from(packet::MAX_SAMPLES))
 }
 
 /// G.711 and its way from 8 to 48 kHz.
@@ -278,7 +277,7 @@ impl Telephone {
     }
 
     fn conceal(&mut self, length: u64, out: &mut Vec<f32>) -> u64 {
-        let frames = ((length + 3) / 6).max(1);
+        let frames = length.div_ceil(6);
         self.codec.conceal(frames as usize, &mut self.narrow);
         self.resample(out);
         6 * frames

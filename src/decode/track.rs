@@ -266,6 +266,10 @@ impl TrackDecoder {
         if self.line.waiting() < needed {
             let frames = (TAIL as u64 + LOOKAHEAD as u64).next_multiple_of(TAIL as u64) + self.source.lag();
             self.source.ring_on(frames, self.line.input());
+            // What a codec still held back when another one took over never comes.
+            let short = (needed - self.line.waiting()).max(0) as usize * self.channels;
+            let input = self.line.input();
+            input.resize(input.len() + short, 0.0);
         }
         if begins {
             self.fade_in();
@@ -308,6 +312,12 @@ impl TrackDecoder {
             input.truncate(input.len() - surplus * self.channels);
             decoded = length;
         }
+        if decoded + tolerance(length) < length {
+            let missing = (length - decoded) as usize * self.channels;
+            let input = self.line.input();
+            input.resize(input.len() + missing, 0.0);
+            decoded = length;
+        }
         stretch.decoded = Some(decoded);
         decoded
     }
@@ -344,7 +354,7 @@ impl TrackDecoder {
 
 /// By how many frames a packet and its stretch may differ: what a sender's clock and the timeline can disagree by.
 fn tolerance(frames: u64) -> u64 {
-    (frames / 24).max(2)
+    frames / 24
 }
 
 #[cfg(test)]

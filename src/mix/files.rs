@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::lane::{Lane, LaneReport, Mixing};
 use super::pass_through::Grid;
-use super::{MixError, MixdownConfig, TrackReport};
+use super::{Gain, MixError, MixdownConfig, TrackReport};
 use crate::call::TrackKey;
 use crate::capture::Settled;
 use crate::encode::{EncodeError, Mapping, OggOpusWriter, OpusConfig, OpusHead, packet};
@@ -41,9 +41,9 @@ impl TrackFile {
         self.lane.push(stretch)
     }
 
-    /// Sets the factor by which a track is made louder or softer, 1 by default, before its first stretch comes. Where it is
-    /// not 1 the stream is transcoded from there on.
-    pub fn set_gain(&mut self, track: TrackKey, gain: f32) {
+    /// Sets how loud a track is made, before its first stretch comes. Where it is not to stay as it came, the stream is
+    /// transcoded from there on.
+    pub fn set_gain(&mut self, track: TrackKey, gain: Gain) {
         self.lane.set_gain(track, gain);
     }
 
@@ -180,9 +180,9 @@ impl DualFile {
         self.lane(side).push(stretch)
     }
 
-    /// Sets the factor by which a track is made louder or softer, 1 by default, before its first stretch comes. Where it is
-    /// not 1 the stream is transcoded from there on.
-    pub fn set_gain(&mut self, track: TrackKey, gain: f32) {
+    /// Sets how loud a track is made, before its first stretch comes. Where it is not to stay as it came, the stream is
+    /// transcoded from there on.
+    pub fn set_gain(&mut self, track: TrackKey, gain: Gain) {
         self.left.set_gain(track, gain);
         self.right.set_gain(track, gain);
     }

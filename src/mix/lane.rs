@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::gain::Gain;
 use super::MixError;
 use super::packets::Packets;
 use super::pass_through::{Grid, PassStats, PassThrough, Unpassable};
@@ -43,8 +44,8 @@ pub(super) struct Lane {
     pre_skip: u16,
     mixing: Mixing,
     hold_from: Option<MediaTime>,
-    /// Of the tracks whose gain is not 1.
-    gains: BTreeMap<TrackKey, f32>,
+    /// Of the tracks that do not stay as they came.
+    gains: BTreeMap<TrackKey, Gain>,
     pub(super) packets: Packets,
     report: LaneReport,
 }
@@ -70,9 +71,9 @@ impl Lane {
         })
     }
 
-    /// Sets a track's gain before its first stretch comes.
-    pub(super) fn set_gain(&mut self, track: TrackKey, gain: f32) {
-        if gain != 1.0 {
+    /// Sets how loud a track is made, before its first stretch comes.
+    pub(super) fn set_gain(&mut self, track: TrackKey, gain: Gain) {
+        if gain != Gain::UNITY {
             self.gains.insert(track, gain);
         }
         if let Path::Encode(transcoder) = &mut self.path {

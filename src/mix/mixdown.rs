@@ -1,6 +1,6 @@
 //! The whole way from settled stretches of many tracks to one Ogg Opus stream.
 
-use super::MixError;
+use super::{Gain, MixError};
 use super::packets::Packets;
 use super::transcoder::{TrackReport, Transcoder};
 use crate::analysis::Analysis;
@@ -68,9 +68,8 @@ impl Mixdown {
         self.transcoder.end_track(track);
     }
 
-    /// Sets the factor by which a track is made louder or softer, 1 by default, from the next frame on. It may be set
-    /// before the track's first stretch comes.
-    pub fn set_gain(&mut self, track: TrackKey, gain: f32) {
+    /// Sets how loud a track is made, before its first stretch comes.
+    pub fn set_gain(&mut self, track: TrackKey, gain: Gain) {
         self.transcoder.set_gain(track, gain);
     }
 
@@ -243,9 +242,6 @@ mod tests {
         mixdown.take_bytes(&mut bytes);
         let pcm = play(&bytes);
         assert_eq!(pcm.len(), 100_001);
-        for (n, c) in pcm.chunks(960).enumerate() {
-            eprintln!("{n} {:?}", Level::of(c));
-        }
         // The burst is symmetric; its sender's encoder delayed it by its look-ahead of 312 samples.
         let expected = f64::from(start as i32) + 9600.0 + 312.0;
         assert!((centre(&pcm) - expected).abs() < 24.0, "{} instead of {expected}", centre(&pcm));

@@ -9,8 +9,8 @@ const INAUDIBLE: f32 = 1e-5;
 /// Sums frames of PCM and keeps the sum of two or more from clipping.
 ///
 /// One talker alone passes bit for bit, at full scale too: the limiter looks only at frames to which two or more
-/// contribute, or somebody who is made louder. It needs to look ahead; that delay is taken out again, so that the first frame taken is the first
-/// frame mixed.
+/// contribute, or somebody who is made louder. It needs to look ahead; that delay is taken out again, so that the first
+/// frame taken is the first frame mixed.
 ///
 /// ```
 /// let mut mixer = callreel::mix::Mixer::new(1);
@@ -52,14 +52,29 @@ impl Mixer {
     /// Adds one input to the frame at hand. All inputs of a frame have the same length; what is longer than the
     /// first is cut. An input that is silent throughout need not be added at all.
     pub fn add(&mut self, pcm: &[f32], gain: f32) {
-        self.audible += u32::from(Level::of(pcm).peak * gain.abs() > INAUDIBLE);
-        self.louder |= gain.abs() > 1.0;
+        self.watch(pcm, gain);
         if self.inputs == 0 && gain == 1.0 {
             self.sum.extend_from_slice(pcm);
         } else if self.inputs == 0 {
             self.sum.extend(pcm.iter().map(|sample| sample * gain));
         } else {
             self.sum.iter_mut().zip(pcm).for_each(|(sum, sample)| *sum += gain * sample);
+        }
+        self.inputs += 1;
+    }
+
+    /// As [`add`](Self::add), with a gain that moves evenly over the frame.
+    pub fn add_ramp(&mut self, pcm: &[f32], from: f32, to: f32) {
+        if from == to {
+            return self.add(pcm, to);
+        }
+        self.watch(pcm, from.abs().max(to.abs()));
+        if self.inputs == 0 {
+            self.sum.resize(pcm.len(), 0.0);
+        }
+        let step = (to - from) / (pcm.len() / self.channels).max(1) as f32;
+        for (n, (sum, sample)) in self.sum.iter_mut().zip(pcm).enumerate() {
+            *sum += (from + step * (n / self.channels) as f32) * sample;
         }
         self.inputs += 1;
     }
@@ -117,6 +132,11 @@ impl Mixer {
     /// The lowest gain the limiter has applied so far, 1 where it never acted.
     pub fn least_gain(&self) -> f32 {
         self.limiter.least_gain()
+    }
+
+    fn watch(&mut self, pcm: &[f32], gain: f32) {
+        self.audible += u32::from(Level::of(pcm).peak * gain.abs() > INAUDIBLE);
+        self.louder |= gain.abs() > 1.0;
     }
 
     fn pass(&mut self, watch: bool) {
@@ -181,6 +201,22 @@ mod tests {
         }
         mixer.finish();
         assert!(take_all(&mut mixer) == expected);
+    }
+
+    #[test]
+    fn a_gain_that_moves_does_so_evenly_in_every_channel() {
+        let mut mixer = Mixer::new(2);
+        for (from, to) in [(0.5, 0.75), (0.75, 1.0)] {
+            mixer.add_ramp(&[0.4; 1920], from, to);
+            mixer.add(&[0.05; 1920], 1.0);
+            mixer.mix(960);
+        }
+        mixer.finish();
+        let out = take_all(&mut mixer);
+        for (n, frame) in out.chunks_exact(2).take(1920).enumerate() {
+            let expected = 0.05 + 0.4 * (0.5 + 0.5 * n as f32 / 1920.0);
+            assert!(frame.iter().all(|sample| (sample - expected).abs() < 1e-4), "{n}: {frame:?}, not {expected}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
+use super::gain::{Gain, GainControl};
 use super::packets::Packets;
 use super::{MixError, Mixer};
 use crate::analysis::Analysis;
@@ -30,7 +31,7 @@ pub struct TrackReport {
 /// Decodes, mixes and encodes. Its packets follow each other without a gap from where it was started.
 pub(super) struct Transcoder {
     tracks: BTreeMap<TrackKey, Input>,
-    gains: BTreeMap<TrackKey, f32>,
+    gains: BTreeMap<TrackKey, Gain>,
     ended: BTreeMap<TrackKey, DecodeStats>,
     mixer: Mixer,
     encoder: OpusEncoder,
@@ -50,7 +51,7 @@ pub(super) struct Transcoder {
 
 struct Input {
     decoder: TrackDecoder,
-    gain: f32,
+    gain: GainControl,
     level: Level,
     ended: bool,
 }
@@ -106,7 +107,8 @@ impl Transcoder {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => {
                 let decoder = TrackDecoder::new(self.encoder.config().channels())?;
-                let gain = self.gains.get(&stretch.track).copied().unwrap_or(1.0);
+                let gain = self.gains.get(&stretch.track).copied().unwrap_or_default();
+                let gain = GainControl::new(gain, self.encoder.config().channels());
                 entry.insert(Input { decoder, gain, level: Level::default(), ended: false })
             }
         };
@@ -120,11 +122,9 @@ impl Transcoder {
         }
     }
 
-    pub(super) fn set_gain(&mut self, track: TrackKey, gain: f32) {
+    /// Sets how loud a track is made, before its first stretch comes.
+    pub(super) fn set_gain(&mut self, track: TrackKey, gain: Gain) {
         self.gains.insert(track, gain);
-        if let Some(input) = self.tracks.get_mut(&track) {
-            input.gain = gain;
-        }
     }
 
     /// Encodes up to `settled`, as far as whole slots go and every track has come.
@@ -201,10 +201,11 @@ impl Transcoder {
                 if let Some(analysis) = &mut self.analysis {
                     analysis.heard(*track, self.at, frames, input.level);
                 }
-                self.mixer.add(slot, input.gain);
+                let (from, to) = input.gain.next(slot);
+                self.mixer.add_ramp(slot, from, to);
             }
         }
-        let quiet = self.tracks.values().all(|input| input.level.peak * input.gain.abs() < TRIMMED_BELOW);
+        let quiet = self.tracks.values().all(|input| input.level.peak * input.gain.current().abs() < TRIMMED_BELOW);
         if quiet && self.hold_from.is_some_and(|from| self.at >= from) {
             self.mixer.discard();
             self.held += SampleCount(frames as u64);

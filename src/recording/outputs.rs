@@ -7,7 +7,7 @@ use crate::call::TrackKey;
 use crate::capture::Settled;
 use crate::config::{Config, OutputKind};
 use crate::encode::OpusTags;
-use crate::mix::{DualFile, LaneReport, MixError, Mixdown, MixdownConfig, Mixing, Side, TrackFile, TrackReport};
+use crate::mix::{DualFile, Gain, LaneReport, MixError, Mixdown, MixdownConfig, Mixing, Side, TrackFile, TrackReport};
 use crate::time::{MediaTime, SAMPLE_RATE, SampleCount};
 
 use super::manifest::StreamEntry;
@@ -27,7 +27,7 @@ pub struct Speaker {
     /// The side of a dual file.
     pub side: Side,
     /// The factor by which they are made louder or softer.
-    pub gain: f32,
+    pub gain: Gain,
 }
 
 /// Every stream that the configuration asks for.
@@ -354,7 +354,7 @@ impl Output {
         }
     }
 
-    fn set_gain(&mut self, track: TrackKey, gain: f32) {
+    fn set_gain(&mut self, track: TrackKey, gain: Gain) {
         match &mut self.stream {
             Stream::Mix(mixdown) => mixdown.set_gain(track, gain),
             Stream::Dual(file) => file.set_gain(track, gain),
@@ -423,7 +423,7 @@ mod tests {
     }
 
     fn speaker(identity: &str, side: Side) -> Speaker {
-        Speaker { identity: identity.into(), side, gain: 1.0 }
+        Speaker { identity: identity.into(), side, gain: Gain::UNITY }
     }
 
     /// Half a second of noise from `start` on, and silence up to `end`.

@@ -10,6 +10,7 @@ use crate::call::TrackKey;
 use crate::capture::TrackSpec;
 use crate::clock::{self, RecordingClock};
 use crate::config::{Config, NameValues};
+use crate::mix::Gain;
 use crate::room::{CloseReason, Room, RoomConfig, RoomEvent, RoomEvents, RoomInfo};
 use crate::time::{ClockTime, MediaTime, SampleCount};
 
@@ -300,7 +301,7 @@ impl Session {
         let decibels = self.config.gains.get(&participant.identity).copied().unwrap_or(0.0);
         let speaker = Speaker {
             side: self.sides.place(&participant, place),
-            gain: 10_f32.powf(decibels / 20.0),
+            gain: Gain { factor: 10_f32.powf(decibels / 20.0), target_lufs: self.config.target_lufs },
             identity: participant.identity,
         };
         if let Err(error) = self.pipeline.published(track.key, &speaker, spec, at) {

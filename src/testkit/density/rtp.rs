@@ -6,7 +6,7 @@ use super::{Conversation, Recording, TICK, failed};
 use crate::call::{Codec, ParticipantKind, TrackKey};
 use crate::capture::TrackSpec;
 use crate::config::Config;
-use crate::mix::Side;
+use crate::mix::{Gain, Side};
 use crate::recording::{Pipeline, Speaker};
 use crate::room::{Credentials, RtpPacket};
 use crate::testkit::TestkitError;
@@ -85,7 +85,7 @@ pub(super) fn pipeline(participants: usize) -> Result<Pipeline, TestkitError> {
     let mut pipeline = Pipeline::new(&config, 1).map_err(|error| failed(&error))?;
     for participant in 0..participants {
         let spec = TrackSpec { kind: ParticipantKind::Standard, codec: Codec::Opus, muted: false };
-        let speaker = Speaker { identity: format!("speaker {participant}"), side: Side::Left, gain: 1.0 };
+        let speaker = Speaker { identity: format!("speaker {participant}"), side: Side::Left, gain: Gain::UNITY };
         pipeline
             .published(TrackKey(participant as u32), &speaker, spec, ClockTime::ZERO)
             .map_err(|error| failed(&error))?;
