@@ -266,10 +266,6 @@ impl TrackDecoder {
         if self.line.waiting() < needed {
             let frames = (TAIL as u64 + LOOKAHEAD as u64).next_multiple_of(TAIL as u64) + self.source.lag();
             self.source.ring_on(frames, self.line.input());
-            // What a codec still held back when another one took over never comes.
-            let short = (needed - self.line.waiting()).max(0) as usize * self.channels;
-            let input = self.line.input();
-            input.resize(input.len() + short, 0.0);
         }
         if begins {
             self.fade_in();
@@ -310,12 +306,6 @@ impl TrackDecoder {
             let surplus = (decoded - length).min(self.line.waiting().max(0) as u64) as usize;
             let input = self.line.input();
             input.truncate(input.len() - surplus * self.channels);
-            decoded = length;
-        }
-        if decoded + tolerance(length) < length {
-            let missing = (length - decoded) as usize * self.channels;
-            let input = self.line.input();
-            input.resize(input.len() + missing, 0.0);
             decoded = length;
         }
         stretch.decoded = Some(decoded);
@@ -455,6 +445,28 @@ mod tests {
         let mut decoder = TrackDecoder::new(2).unwrap();
         push(&mut decoder, packets.iter().map(|p| (480, packet(p))));
         assert!(read_all(&mut decoder) == decoded(&packets, opus::Channels::Stereo));
+    }
+
+    #[test]
+    fn stretches_of_any_length_and_codec_are_read_to_the_end() {
+        let packets = packets(&voice(48_000), 960, true);
+        for seed in 0..20 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let mut decoder = TrackDecoder::new(1).unwrap();
+            for n in 0..400 {
+                let payload = packets[n % packets.len()].clone();
+                let content = match random.u8(..6) {
+                    0 => Content::Recovered { next: payload },
+                    1 => Content::Concealed { into_run: SampleCount::ZERO },
+                    2 => Content::Packet { codec: Codec::Pcmu, payload: payload.slice(..payload.len().min(9)) },
+                    _ => packet(&payload),
+                };
+                let length = if random.bool() { random.u64(1..200) } else { random.u64(920..1000) };
+                push(&mut decoder, [(length, content)]);
+            }
+            assert!(read_all(&mut decoder).iter().all(|sample| sample.is_finite()));
+            assert!(decoder.line.waiting() < 20_000, "{}", decoder.line.waiting());
+        }
     }
 
     #[test]

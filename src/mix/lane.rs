@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::gain::Gain;
 use super::MixError;
+use super::gain::Gain;
 use super::packets::Packets;
 use super::pass_through::{Grid, PassStats, PassThrough, Unpassable};
 use super::transcoder::{TrackReport, Transcoder};

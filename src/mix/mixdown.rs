@@ -1,8 +1,8 @@
 //! The whole way from settled stretches of many tracks to one Ogg Opus stream.
 
-use super::{Gain, MixError};
 use super::packets::Packets;
 use super::transcoder::{TrackReport, Transcoder};
+use super::{Gain, MixError};
 use crate::analysis::Analysis;
 use crate::call::TrackKey;
 use crate::capture::Settled;
