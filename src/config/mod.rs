@@ -274,6 +274,15 @@ mod tests {
     }
 
     #[test]
+    fn loudness_that_makes_no_sense_is_refused() {
+        for (target, allowed) in [(-20.0, true), (5.0, false), (-70.0, false), (f32::NAN, false)] {
+            let config = Config { target_lufs: Some(target), ..config("ws://x") };
+            let refused = matches!(config.validate(), Err(ConfigError::Invalid { key: "target_lufs", .. }));
+            assert_ne!(refused, allowed, "{target}");
+        }
+    }
+
+    #[test]
     fn stores_that_are_not_built_yet_say_so() {
         assert_eq!(local_directory("calls/x"), Ok(PathBuf::from("calls/x")));
         assert!(local_directory("s3://bucket/p").unwrap_err().to_string().contains("not available yet"));

@@ -97,6 +97,12 @@ impl Source {
     pub(super) fn decode(&mut self, make: Make<'_>, length: u64, out: &mut Vec<f32>, stats: &mut DecodeStats) -> u64 {
         let start = out.len();
         let decoded = match make {
+            // libopus takes an empty slice for a lost packet, which this is not.
+            Make::Packet(codec, []) => {
+                self.codec = codec;
+                stats.refused += 1;
+                self.conceal(length, out)
+            }
             Make::Packet(Codec::Opus, payload) => self.opus_packet(payload, length, out, stats),
             Make::Packet(Codec::Pcmu, payload) => self.g711_packet(Codec::Pcmu, Law::Mu, payload, out, stats),
             Make::Packet(Codec::Pcma, payload) => self.g711_packet(Codec::Pcma, Law::A, payload, out, stats),
@@ -123,18 +129,13 @@ impl Source {
 
     fn opus_packet(&mut self, payload: &[u8], length: u64, out: &mut Vec<f32>, stats: &mut DecodeStats) -> u64 {
         self.codec = Codec::Opus;
-        // libopus takes an empty slice for a lost packet, which this is not.
-        let decoded = match payload {
-            [] => None,
-            payload => self.opus.decode_float(payload, &mut self.pcm, false).ok(),
-        };
-        match decoded {
-            Some(frames) => {
+        match self.opus.decode_float(payload, &mut self.pcm, false) {
+            Ok(frames) => {
                 stats.packets += 1;
                 out.extend_from_slice(&self.pcm[..frames * self.channels]);
                 frames as u64
             }
-            None => {
+            Err(_) => {
                 stats.refused += 1;
                 self.conceal(length, out)
             }

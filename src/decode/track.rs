@@ -458,7 +458,10 @@ mod tests {
                 let content = match random.u8(..6) {
                     0 => Content::Recovered { next: payload },
                     1 => Content::Concealed { into_run: SampleCount::ZERO },
-                    2 => Content::Packet { codec: Codec::Pcmu, payload: payload.slice(..payload.len().min(9)) },
+                    2 => Content::Packet {
+                        codec: Codec::Pcmu,
+                        payload: payload.slice(..random.usize(..9).min(payload.len())),
+                    },
                     _ => packet(&payload),
                 };
                 let length = if random.bool() { random.u64(1..200) } else { random.u64(920..1000) };

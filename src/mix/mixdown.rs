@@ -248,6 +248,27 @@ mod tests {
     }
 
     #[test]
+    fn gains_are_heard() {
+        let said = burst(ALICE, 0, 1_000, 0.05);
+        let level = |gain: Option<Gain>| {
+            let mut mixdown = mixdown();
+            if let Some(gain) = gain {
+                mixdown.set_gain(ALICE, gain);
+            }
+            said.iter().for_each(|stretch| mixdown.push(stretch).unwrap());
+            mixdown.finish(MediaTime(960_000)).unwrap();
+            let mut bytes = Vec::new();
+            mixdown.take_bytes(&mut bytes);
+            20.0 * Level::of(&play(&bytes)[480_000..576_000]).rms.log10()
+        };
+        let plain = level(None);
+        let softer = level(Some(Gain::factor(0.25))) - plain;
+        assert!((softer + 12.0).abs() < 0.5, "{softer} dB");
+        let levelled = level(Some(Gain { target_lufs: Some(-30.0), ..Gain::UNITY })) - plain;
+        assert!((-12.5..-8.0).contains(&levelled), "{levelled} dB");
+    }
+
+    #[test]
     fn silence_that_is_held_back_is_trimmed_unless_a_sound_follows() {
         for (returns, seconds) in [(false, 1), (true, 4)] {
             let mut mixdown = mixdown();
