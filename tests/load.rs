@@ -1,0 +1,72 @@
+//! Many calls at once are recorded whole, in one process and in many, and the report of it holds together.
+
+#![cfg(target_os = "linux")]
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use callreel::config::OutputKind;
+use callreel::mix::Mixing;
+use callreel::testkit::load::{self, Mode, Plan, Programs, Recording, Report, Sound};
+
+const CALLS: usize = 4;
+
+fn plan(mode: Mode) -> Plan {
+    Plan {
+        programs: Programs {
+            load: PathBuf::from(env!("CARGO_BIN_EXE_callreel-load")),
+            callreel: PathBuf::from(env!("CARGO_BIN_EXE_callreel")),
+        },
+        mode,
+        recording: Recording { outputs: vec![OutputKind::Mix], mixing: Mixing::Auto, analysis: true },
+        talkers: 2,
+        sound: Sound::default(),
+        recorder_cores: Vec::new(),
+    }
+}
+
+async fn record(mode: Mode) -> Report {
+    let report = load::run(plan(mode), CALLS, Duration::from_secs(6)).await.unwrap();
+    println!("{report}");
+    report
+}
+
+fn assert_whole(report: &Report) {
+    assert!(report.broken.is_empty(), "{:?}", report.broken);
+    assert_eq!(report.outcomes.get("complete"), Some(&CALLS), "{report}");
+    assert_eq!((report.packets.missing, report.packets.recorder_down), (0, 0), "{report}");
+    assert_eq!((report.packets.dropped_by_recorder, report.level.dropped), (0, 0), "{report}");
+    let (sent, received) = (report.packets.sent, report.packets.received);
+    // Each of the eight talks for ten seconds and more; what was said before a recorder came it does not get.
+    assert!(received > 8 * 300 && received <= sent, "{report}");
+    assert!(report.alignment.looked_for > 0 && report.alignment.missing == 0, "{report}");
+    assert!(report.alignment.worst_ms.abs() < 10.0, "{report}");
+}
+
+fn assert_plausible(report: &Report) {
+    let level = &report.level;
+    assert_eq!((level.calls, level.talkers), (CALLS, 2));
+    for part in [&level.recorder, &level.publishers, &level.server] {
+        assert!(part.cores > 0.0 && part.rss_mib > 1.0 && part.sleeps_per_call > 1.0 && part.threads > 0, "{report}");
+    }
+    assert!(level.calls_per_core > 0.0, "{report}");
+    for latency in [&report.join_ms, &report.first_packet_ms, &report.completion_ms] {
+        assert!(0.0 < latency.p50 && latency.p50 <= latency.p95 && latency.p95 <= latency.max, "{report}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_share_a_process_are_recorded_whole() {
+    let report = record(Mode::Pooled).await;
+    assert_whole(&report);
+    assert_plausible(&report);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_with_a_process_each_are_recorded_whole() {
+    let report = record(Mode::Process).await;
+    assert_whole(&report);
+    assert_plausible(&report);
+    // A recorder of its own each, with threads of its own.
+    assert!(report.level.recorder.threads >= 2 * CALLS, "{report}");
+}
