@@ -14,7 +14,7 @@ use std::time::Duration;
 use callreel::config::OutputKind;
 use callreel::mix::Mixing;
 use callreel::testkit::TestkitError;
-use callreel::testkit::load::{self, Mode, Plan, Programs, Recording, Sound};
+use callreel::testkit::load::{self, Mode, Plan, Programs, Recording, Sound, Source};
 use clap::Parser;
 
 #[derive(Parser)]
@@ -48,6 +48,7 @@ fn main() -> Result<(), TestkitError> {
                 load: PathBuf::from(env!("CARGO_BIN_EXE_callreel-load")),
                 callreel: PathBuf::from(env!("CARGO_BIN_EXE_callreel")),
             },
+            source: Source::Server,
             mode,
             recording: Recording { outputs: vec![outputs], mixing: Mixing::Auto, analysis: false },
             talkers: 2,

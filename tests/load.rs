@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use callreel::config::OutputKind;
 use callreel::mix::Mixing;
-use callreel::testkit::load::{self, Mode, Plan, Programs, Recording, Report, Sound};
+use callreel::testkit::load::{self, Load, Mode, Plan, Programs, Recording, Report, Sound, Source, freeze};
 
 const CALLS: usize = 4;
 
@@ -17,6 +17,7 @@ fn plan(mode: Mode) -> Plan {
             load: PathBuf::from(env!("CARGO_BIN_EXE_callreel-load")),
             callreel: PathBuf::from(env!("CARGO_BIN_EXE_callreel")),
         },
+        source: Source::Server,
         mode,
         recording: Recording { outputs: vec![OutputKind::Mix], mixing: Mixing::Auto, analysis: true },
         talkers: 2,
@@ -69,4 +70,34 @@ async fn calls_with_a_process_each_are_recorded_whole() {
     assert_plausible(&report);
     // A recorder of its own each, with threads of its own.
     assert!(report.level.recorder.threads >= 2 * CALLS, "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recorder_without_processor_for_seconds_goes_on_where_it_was_and_accounts_for_what_it_missed() {
+    let mut load = Load::begin(plan(Mode::Pooled)).await.unwrap();
+    load.grow(CALLS).await.unwrap();
+    let pids = load.recorder_pids();
+    assert_eq!(pids.len(), 1);
+    freeze(pids[0], true).unwrap();
+    let frozen = load.measure(Duration::from_secs(3)).await;
+    freeze(pids[0], false).unwrap();
+    assert_eq!(frozen.recorder.sleeps_per_call, 0.0, "it was not frozen: {frozen}");
+    assert!(frozen.waiting_bytes > 0, "{frozen}");
+
+    let level = load.measure(Duration::from_secs(10)).await;
+    let report = load.finish(level).await.unwrap();
+    println!("{report}");
+    assert!(report.broken.is_empty(), "{report}");
+    let whole = report.outcomes.get("complete").copied().unwrap_or(0);
+    let lacking = report.outcomes.get("degraded").copied().unwrap_or(0);
+    assert_eq!(whole + lacking, CALLS, "{report}");
+    // What was sent before the recorder came, and what was under way at the end.
+    let outside = CALLS as u64 * 2 * 100;
+    let accounted = report.packets.received + report.packets.missing + report.packets.recorder_down;
+    assert!(accounted + outside >= report.packets.sent, "{report}");
+    if lacking == 0 {
+        assert_eq!((report.packets.missing, report.packets.recorder_down), (0, 0), "{report}");
+    }
+    assert!(report.alignment.looked_for >= 2 * CALLS && report.alignment.missing == 0, "{report}");
+    assert!(report.alignment.worst_ms.abs() < 10.0, "{report}");
 }

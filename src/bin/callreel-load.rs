@@ -22,7 +22,7 @@ mod load {
     use callreel::config::OutputKind;
     use callreel::mix::Mixing;
     use callreel::testkit::TestkitError;
-    use callreel::testkit::load::{Level, Mode, Plan, Programs, Recording, Sound, ramp, run, serve};
+    use callreel::testkit::load::{Level, Mode, Plan, Programs, Recording, Sound, Source, ramp, run, serve};
     use clap::{Parser, ValueEnum};
 
     /// Opens calls on a livekit-server of its own, has them recorded, and tells what that costs.
@@ -38,6 +38,9 @@ mod load {
         /// How many talk in a call
         #[arg(long, default_value_t = 2, value_parser = at_least_one)]
         talkers: usize,
+        /// Sends packets straight to the recorder's sockets, without a server: for the limit of the recorder alone
+        #[arg(long)]
+        replay: bool,
         /// One process for all calls, or a `callreel record` for each
         #[arg(long, value_enum, default_value_t = ModeArg::Pooled)]
         mode: ModeArg,
@@ -108,6 +111,7 @@ mod load {
     async fn load(arguments: &Arguments) -> Result<(), TestkitError> {
         let plan = Plan {
             programs: Programs::beside_this()?,
+            source: if arguments.replay { Source::Replay } else { Source::Server },
             mode: match arguments.mode {
                 ModeArg::Pooled => Mode::Pooled,
                 ModeArg::Process => Mode::Process,

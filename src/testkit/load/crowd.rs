@@ -17,7 +17,7 @@ const AT_A_TIME: usize = 8;
 const LEAD: Duration = Duration::from_millis(400);
 
 /// How many packets further into the script each call begins than the one before.
-const APART: usize = 37;
+pub(super) const APART: usize = 37;
 
 /// How long a packet is spoken before it is sent.
 const FRAME: Duration = Duration::from_millis(20);

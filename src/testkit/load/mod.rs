@@ -1,13 +1,16 @@
 //! Calls by the dozen on a real server: what recording them costs, and how many go at once.
 //!
 //! Publishers talk in this process, livekit-server and the recorders run in processes of their own, so that the
-//! processor time of each can be told from `/proc`. What publishers send was encoded before, once for all rooms.
+//! processor time of each can be told from `/proc`. What publishers send was encoded before, once for all rooms. Where
+//! the limit of the recorder alone is looked for, this process sends the packets to its sockets without a server between.
 
 mod crowd;
 mod process;
 mod recorders;
+mod replay;
 mod report;
 mod script;
+mod stage;
 mod verdict;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,14 +21,15 @@ pub use process::{Sockets, Usage, freeze};
 pub use recorders::{Mode, Programs, Recording, serve};
 pub use report::{Alignment, Level, Missed, Packets, Part, Percentiles, Report};
 pub use script::{Probe, Script, Sound};
+pub use stage::Source;
 
-use crowd::{Crowd, room};
-use recorders::{Place, Recorders};
+use recorders::Recorders;
 use report::millis;
+use stage::Stage;
 use verdict::Recorded;
 
 use crate::clock;
-use crate::testkit::{LiveKitServer, TestkitError};
+use crate::testkit::TestkitError;
 
 /// How long the last recordings are given to settle before anything is measured.
 const WARM_UP: Duration = Duration::from_secs(4);
@@ -47,6 +51,8 @@ const CHECKED: usize = 6;
 pub struct Plan {
     /// The programs that record.
     pub programs: Programs,
+    /// Where packets come from.
+    pub source: Source,
     /// Whether calls share a process.
     pub mode: Mode,
     /// How they are recorded.
@@ -63,8 +69,8 @@ pub struct Plan {
 pub struct Load {
     plan: Plan,
     script: Arc<Script>,
-    server: LiveKitServer,
-    crowd: Crowd,
+    stage: Stage,
+    calls: usize,
     recorders: Recorders,
     out: tempfile::TempDir,
 }
@@ -81,14 +87,13 @@ impl Load {
             process::pin(0, others).map_err(TestkitError::io("the processors that are left"))?;
         }
         let script = Arc::new(Script::new(plan.talkers, plan.sound)?);
-        let server = LiveKitServer::builder().log_level("warn").start().await?;
-        let crowd = Crowd::new(Arc::clone(&script), plan.talkers)?;
+        let stage = Stage::set(plan.source, &script, plan.talkers).await?;
         let recorders = Recorders::new(plan.mode, &plan.programs, &plan.recording, plan.recorder_cores.clone());
         let out = tempfile::Builder::new()
             .prefix("callreel-load-")
             .tempdir()
             .map_err(TestkitError::io("a folder for recordings"))?;
-        Ok(Self { plan, script, server, crowd, recorders, out })
+        Ok(Self { plan, script, stage, calls: 0, recorders, out })
     }
 
     /// Opens calls and records them until there are so many.
@@ -96,18 +101,12 @@ impl Load {
     /// # Errors
     /// [`TestkitError`] where a publisher cannot join or a recorder cannot start.
     pub async fn grow(&mut self, calls: usize) -> Result<(), TestkitError> {
-        let before = self.crowd.talks.len();
-        self.crowd.grow(&self.server, calls).await?;
-        for call in before..calls {
-            let place = Place {
-                url: self.server.url(),
-                key: self.server.api_key().to_owned(),
-                secret: self.server.api_secret().to_owned(),
-                room: room(call),
-                out: self.out.path().join(call.to_string()),
-            };
+        self.stage.grow(calls).await?;
+        for call in self.calls..calls {
+            let place = self.stage.place(call, self.out.path().join(call.to_string()));
             self.recorders.start(place).await?;
         }
+        self.calls = self.calls.max(calls);
         tokio::time::sleep(WARM_UP).await;
         Ok(())
     }
@@ -121,12 +120,13 @@ impl Load {
     pub async fn measure(&mut self, window: Duration) -> Level {
         self.recorders.take_behind();
         let before = self.look();
+        self.stage.take_late(before.at);
         tokio::time::sleep(window).await;
         let after = self.look();
         let behind = self.recorders.take_behind();
-        let late = self.crowd.latest(before.at);
+        let late = self.stage.take_late(before.at);
         let elapsed = after.at.duration_since(before.at).as_secs_f64();
-        let calls = self.crowd.talks.len();
+        let calls = self.calls;
         let part = |before: &Usage, after: &Usage| {
             let cores = after.cpu.saturating_sub(before.cpu).as_secs_f64() / elapsed;
             let sleeps = after.sleeps.saturating_sub(before.sleeps) as f64;
@@ -141,6 +141,7 @@ impl Load {
         };
         let recorder = part(&before.recorder, &after.recorder);
         let mut level = Level {
+            source: self.plan.source,
             mode: self.plan.mode,
             calls,
             talkers: self.plan.talkers,
@@ -166,7 +167,7 @@ impl Load {
     pub async fn finish(mut self, level: Level) -> Result<Report, TestkitError> {
         let dropped = Sockets::of_all(&self.recorders.pids()).dropped;
         self.recorders.finish().await?;
-        let mut packets = Packets { sent: self.crowd.sent(), dropped_by_recorder: dropped, ..Packets::default() };
+        let mut packets = Packets { sent: self.stage.sent(), dropped_by_recorder: dropped, ..Packets::default() };
         let mut alignment = Alignment::default();
         let (mut outcomes, mut broken, mut reasons) = (BTreeMap::new(), Vec::new(), BTreeSet::new());
         let (mut joins, mut firsts, mut ends) = (Vec::new(), Vec::new(), Vec::new());
@@ -191,10 +192,10 @@ impl Load {
             joins.push((recorded.zero() - started.at).as_seconds_f64() * 1_000.0);
             firsts.extend(recorded.first_packet().map(millis));
             if call % every == 0 {
-                recorded.find(&self.crowd.talks[call], &self.script, &mut alignment)?;
+                recorded.find(&self.stage.said(call), &self.script, &mut alignment)?;
             }
         }
-        self.crowd.leave().await;
+        self.stage.clear().await;
         Ok(Report {
             level,
             outcomes,
@@ -214,7 +215,7 @@ impl Load {
             at: clock::now(),
             recorder: Usage::of_all(&pids),
             publishers: Usage::of_all(&[std::process::id()]),
-            server: Usage::of_all(self.server.pid().as_slice()),
+            server: Usage::of_all(&self.stage.server_pids()),
             sockets: Sockets::of_all(&pids),
         }
     }

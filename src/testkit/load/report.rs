@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::Mode;
+use super::{Mode, Source};
 
 /// What one part of the machinery used up while it was measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -28,6 +28,8 @@ pub struct Part {
 /// What was seen while so many calls went on.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Level {
+    /// Where packets came from.
+    pub source: Source,
     /// How recordings shared processes.
     pub mode: Mode,
     /// Calls.
@@ -145,7 +147,11 @@ impl fmt::Display for Level {
             Mode::Pooled => "pooled",
             Mode::Process => "process",
         };
-        writeln!(f, "{} calls of {}, {mode}, {:.0} s measured", self.calls, self.talkers, self.seconds)?;
+        let source = match self.source {
+            Source::Server => "server",
+            Source::Replay => "replay",
+        };
+        writeln!(f, "{} calls of {}, {source}, {mode}, {:.0} s measured", self.calls, self.talkers, self.seconds)?;
         writeln!(f, "              cores   % a call   sleeps/s a call   threads   RSS MiB   PSS MiB")?;
         for (name, part) in [("recorder", &self.recorder), ("publishers", &self.publishers), ("server", &self.server)] {
             writeln!(

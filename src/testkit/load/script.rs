@@ -93,6 +93,11 @@ impl Script {
         Arc::clone(&self.packets[talker])
     }
 
+    /// One packet of a talker's.
+    pub fn packet(&self, talker: usize, index: usize) -> Option<&Bytes> {
+        self.packets[talker].get(index)?.as_ref()
+    }
+
     /// After how many packets it begins anew.
     pub fn frames(&self) -> usize {
         self.frames

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
-use super::crowd::Talk;
 use super::report::{Alignment, Packets};
 use super::script::{Probe, Script};
+use super::stage::Said;
 use crate::capture::Reason;
 use crate::clock;
 use crate::encode::OggInspector;
@@ -81,19 +81,19 @@ impl Recorded {
     }
 
     /// Looks for every probe that was said to its end.
-    pub(super) fn find(&self, talk: &Talk, script: &Script, alignment: &mut Alignment) -> Result<(), TestkitError> {
+    pub(super) fn find(&self, talks: &Said, script: &Script, alignment: &mut Alignment) -> Result<(), TestkitError> {
         let Some(file) = &self.file else { return Ok(()) };
         let audio = Audio::read(file)?;
         let age = clock::wall() - self.manifest.started_at;
         let zero = clock::now().checked_sub(Duration::try_from(age).unwrap_or_default());
         let Some(zero) = zero else { return Ok(()) };
         for probe in script.probes() {
-            let Some(voice) = talk.voices.get(probe.talker) else { continue };
+            let Some(began) = talks.starts.get(probe.talker).copied() else { continue };
             // A recording may begin before anybody speaks, or after.
-            let start = voice.start().saturating_duration_since(zero).as_secs_f64()
-                - zero.saturating_duration_since(voice.start()).as_secs_f64();
+            let start = began.saturating_duration_since(zero).as_secs_f64()
+                - zero.saturating_duration_since(began).as_secs_f64();
             let period = script.frames() * SAMPLE_RATE as usize / 50;
-            let first = (probe.at + period - talk.from * SAMPLE_RATE as usize / 50) % period;
+            let first = (probe.at + period - talks.from * SAMPLE_RATE as usize / 50) % period;
             for round in 0.. {
                 let said = start * f64::from(SAMPLE_RATE) + (first + round * period) as f64;
                 if said + (probe.sound.len() + EDGE) as f64 > audio.len() as f64 {
