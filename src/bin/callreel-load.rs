@@ -16,6 +16,7 @@ fn main() -> ExitCode {
 
 #[cfg(target_os = "linux")]
 mod load {
+    use std::path::PathBuf;
     use std::process::ExitCode;
     use std::time::Duration;
 
@@ -71,6 +72,9 @@ mod load {
         /// The most calls of a ramp
         #[arg(long, value_name = "CALLS", default_value_t = 1_000)]
         most: usize,
+        /// The folder of the programs that record, to compare builds with each other [default: that of this program]
+        #[arg(long, value_name = "DIR")]
+        programs: Option<PathBuf>,
         /// Prints one JSON object a row
         #[arg(long)]
         json: bool,
@@ -110,7 +114,10 @@ mod load {
 
     async fn load(arguments: &Arguments) -> Result<(), TestkitError> {
         let plan = Plan {
-            programs: Programs::beside_this()?,
+            programs: match &arguments.programs {
+                Some(folder) => Programs::in_folder(folder),
+                None => Programs::beside_this()?,
+            },
             source: if arguments.replay { Source::Replay } else { Source::Server },
             mode: match arguments.mode {
                 ModeArg::Pooled => Mode::Pooled,

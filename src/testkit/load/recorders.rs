@@ -1,7 +1,7 @@
 //! The recorders under load, in processes of their own: one for all calls, or one a call.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -50,7 +50,12 @@ impl Programs {
     /// [`TestkitError::Io`] where the system does not tell which program runs.
     pub fn beside_this() -> Result<Self, TestkitError> {
         let this = std::env::current_exe().map_err(TestkitError::io("the program that runs"))?;
-        Ok(Self { load: this.with_file_name("callreel-load"), callreel: this.with_file_name("callreel") })
+        Ok(Self::in_folder(this.parent().unwrap_or(Path::new(""))))
+    }
+
+    /// Those in a folder.
+    pub fn in_folder(folder: &Path) -> Self {
+        Self { load: folder.join("callreel-load"), callreel: folder.join("callreel") }
     }
 }
 

@@ -358,7 +358,7 @@ impl Call {
         board: &Board,
         now: Instant,
     ) -> Result<(), TestkitError> {
-        if !self.connected {
+        if self.talkers.is_empty() {
             self.opened.rtc.handle_input(Input::Timeout(now)).map_err(|error| failed(&error))?;
             self.drain(socket)?;
             if !self.connected {
