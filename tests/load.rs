@@ -26,8 +26,8 @@ fn plan(mode: Mode) -> Plan {
     }
 }
 
-async fn record(mode: Mode) -> Report {
-    let report = load::run(plan(mode), CALLS, Duration::from_secs(6)).await.unwrap();
+async fn record(plan: Plan) -> Report {
+    let report = load::run(plan, CALLS, Duration::from_secs(6)).await.unwrap();
     println!("{report}");
     report
 }
@@ -51,6 +51,8 @@ fn assert_plausible(report: &Report) {
         assert!(part.cores > 0.0 && part.rss_mib > 1.0 && part.sleeps_per_call > 1.0 && part.threads > 0, "{report}");
     }
     assert!(level.calls_per_core > 0.0, "{report}");
+    // A hundred packets a second come for each call: one wake-up serves several.
+    assert!(level.recorder.sleeps_per_call < 90.0, "{report}");
     for latency in [&report.join_ms, &report.first_packet_ms, &report.completion_ms] {
         assert!(0.0 < latency.p50 && latency.p50 <= latency.p95 && latency.p95 <= latency.max, "{report}");
     }
@@ -58,18 +60,32 @@ fn assert_plausible(report: &Report) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_that_share_a_process_are_recorded_whole() {
-    let report = record(Mode::Pooled).await;
+    let report = record(plan(Mode::Pooled)).await;
     assert_whole(&report);
     assert_plausible(&report);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_with_a_process_each_are_recorded_whole() {
-    let report = record(Mode::Process).await;
+    let report = record(plan(Mode::Process)).await;
     assert_whole(&report);
     assert_plausible(&report);
     // A recorder of its own each, with threads of its own.
     assert!(report.level.recorder.threads >= 2 * CALLS, "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_are_recorded_whole_without_a_server() {
+    let sound = Sound { dtx: true, noise: None };
+    let report = record(Plan { source: Source::Replay, ..plan(Mode::Pooled) }).await;
+    assert_whole(&report);
+    assert_eq!(report.level.server, load::Part::default());
+    // Who leaves silence out sends less, and what is left lies where it was said.
+    let report = record(Plan { source: Source::Replay, sound, ..plan(Mode::Pooled) }).await;
+    assert!(report.broken.is_empty() && report.outcomes.get("complete") == Some(&CALLS), "{report}");
+    assert!(report.packets.received < report.packets.sent + 1 && report.packets.missing == 0, "{report}");
+    assert!(report.alignment.looked_for > 0 && report.alignment.missing == 0, "{report}");
+    assert!(report.alignment.worst_ms.abs() < 10.0, "{report}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -370,12 +370,16 @@ impl Engine {
             }
         }
         burst.give_back();
-        let steady = matches!(self.media.told, Some(MediaState::Connected(Transport::Udp)));
-        let paced = more.and_then(|_| self.media.udp.watch(!self.media.pace.rests(count, steady, now)));
-        match paced {
-            Ok(()) => ON,
-            Err(error) => Flow::Break(CloseReason::Lost(format!("the UDP socket failed: {error}"))),
+        if let Err(error) = more {
+            return Flow::Break(CloseReason::Lost(format!("the UDP socket failed: {error}")));
         }
+        let steady = matches!(self.media.told, Some(MediaState::Connected(Transport::Udp)));
+        let rests = self.media.pace.rests(count, steady, now);
+        if let Err(error) = self.media.udp.watch(!rests) {
+            // Read now and then it is as well.
+            tracing::debug!(%error, "the UDP socket cannot be watched");
+        }
+        ON
     }
 
     fn on_stream(&mut self, ready: io::Result<()>) -> Flow {
