@@ -1,6 +1,7 @@
 //! The only place that reads the machine's clocks; everything else is told the time.
 
-use std::time::{Instant, SystemTime};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant, SystemTime};
 
 use time::OffsetDateTime;
 
@@ -16,6 +17,18 @@ pub fn now() -> Instant {
 #[allow(clippy::disallowed_methods)]
 pub fn wall() -> OffsetDateTime {
     SystemTime::now().into()
+}
+
+/// The next beat after `now` of those that come `every` so often. All who ask for the same beat get the same moments, so
+/// that the process wakes up once for all of them.
+pub fn beat(now: Instant, every: Duration) -> Instant {
+    static FIRST: OnceLock<Instant> = OnceLock::new();
+    let first = *FIRST.get_or_init(|| now);
+    let every = every.max(Duration::from_millis(1));
+    let since = now.saturating_duration_since(first).as_nanos();
+    let to_go = every.as_nanos() - since % every.as_nanos();
+    // Not more than `every`, which was a duration.
+    now + Duration::from_nanos(u64::try_from(to_go).unwrap_or(u64::MAX))
 }
 
 /// The clock of one recording: it turns instants into times since sample 0.
@@ -47,5 +60,22 @@ impl RecordingClock {
     /// The wall time of sample 0, in UTC.
     pub fn wall_zero(&self) -> OffsetDateTime {
         self.wall_zero
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everybody_hears_the_same_beat() {
+        let (now, every) = (now(), Duration::from_millis(50));
+        let first = beat(now, every);
+        assert!(first > now && first <= now + every);
+        assert_eq!(beat(first - Duration::from_nanos(1), every), first);
+        assert_eq!(beat(first, every), first + every);
+        // A slower beat falls on every second of these.
+        let slow = beat(now, every * 2);
+        assert!(slow == first || slow == first + every);
     }
 }

@@ -1,5 +1,6 @@
 //! `callreel record`: one call, one process, one result line.
 
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -174,6 +175,7 @@ pub fn run(args: Args) -> ExitCode {
 }
 
 async fn record(config: Config, quiet: bool) -> RecordingResult {
+    Recorder::threads(NonZeroUsize::MIN);
     let handle = Recorder::start(config);
     let signals = tokio::spawn(stop_on_signal(handle.clone()));
     let progress = quiet.then(|| tokio::spawn(progress::show(handle.clone())));

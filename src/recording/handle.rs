@@ -1,5 +1,6 @@
 //! Starting a recording, and what its owner holds while it runs.
 
+use std::num::NonZeroUsize;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -47,7 +48,17 @@ impl Recorder {
         }
         handle
     }
+
+    /// Sets how many threads all recordings of this process share. Default: one for each processor; one does for a
+    /// single call, and hands nothing to and fro. Does nothing once a recording was started, or when called again.
+    pub fn threads(count: NonZeroUsize) {
+        // Whoever came first decides.
+        let _ = THREADS.set(count);
+    }
 }
+
+/// How many threads the recordings of this process share; set before the first starts.
+static THREADS: OnceLock<NonZeroUsize> = OnceLock::new();
 
 /// A recording that was started. Dropping the handle leaves the recording running to its natural end.
 #[derive(Clone, Debug)]
@@ -100,7 +111,7 @@ impl RecordingHandle {
         }
     }
 
-    /// Waits until the status says something new.
+    /// Waits until the status says something new; of figures that never rest, once a second.
     pub async fn changed(&mut self) -> Status {
         // Closed means that the last status stands.
         let _ = self.status.changed().await;
@@ -231,11 +242,11 @@ fn runtime() -> Result<&'static Runtime, String> {
     static RUNTIME: OnceLock<Result<Runtime, String>> = OnceLock::new();
     RUNTIME
         .get_or_init(|| {
-            tokio::runtime::Builder::new_multi_thread()
-                .thread_name("callreel")
-                .enable_all()
-                .build()
-                .map_err(|error| error.to_string())
+            let mut builder = tokio::runtime::Builder::new_multi_thread();
+            if let Some(threads) = THREADS.get() {
+                builder.worker_threads(threads.get());
+            }
+            builder.thread_name("callreel").enable_all().build().map_err(|error| error.to_string())
         })
         .as_ref()
         .map_err(Clone::clone)

@@ -4,7 +4,6 @@ use std::fs;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::MissedTickBehavior;
 
 use crate::call::TrackKey;
 use crate::capture::TrackSpec;
@@ -190,6 +189,10 @@ impl Session {
             if let Some(room) = self.room.take() {
                 room.close().await;
             }
+            // What had come by then and was not fetched yet.
+            while let Some(event) = self.events.try_recv() {
+                self.take_late(event);
+            }
         }
         self.finish(&end).await
     }
@@ -199,8 +202,7 @@ impl Session {
         stops: &mut mpsc::UnboundedReceiver<StopReason>,
         status: &watch::Sender<Status>,
     ) -> End {
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut beat = clock::beat(clock::now(), TICK);
         loop {
             tokio::select! {
                 Some(reason) = stops.recv() => {
@@ -211,12 +213,16 @@ impl Session {
                         return End { reason: StopReason::Fault, at: self.clock.now(), room_is_gone: false };
                     }
                 }
-                event = self.events.recv() => {
-                    if let Some(end) = self.take(event) {
+                () = self.events.word() => {
+                    if let Some(end) = self.take_all() {
                         return end;
                     }
                 }
-                _ = tick.tick() => {
+                () = tokio::time::sleep_until(beat.into()) => {
+                    beat = clock::beat(clock::now(), TICK);
+                    if let Some(end) = self.take_all() {
+                        return end;
+                    }
                     let now = self.clock.now();
                     self.advance(now, status);
                     if self.sinks.all_broken(self.pipeline.outputs()) {
@@ -230,12 +236,22 @@ impl Session {
         }
     }
 
-    /// Takes one event; gives the end if that was it.
-    fn take(&mut self, event: Option<RoomEvent>) -> Option<End> {
-        let Some(event) = event else {
+    /// Takes the events that wait; gives the end if that was among them.
+    fn take_all(&mut self) -> Option<End> {
+        while let Some(event) = self.events.try_recv() {
+            if let Some(end) = self.take(event) {
+                return Some(end);
+            }
+        }
+        if self.events.is_over() {
             self.reasons.push(Reason::Internal { message: "the room engine ended without a word".into() });
             return Some(End { reason: StopReason::Fault, at: self.clock.now(), room_is_gone: true });
-        };
+        }
+        None
+    }
+
+    /// Takes one event; gives the end if that was it.
+    fn take(&mut self, event: RoomEvent) -> Option<End> {
         if let RoomEvent::Rtp(packet) = event {
             if !self.heard {
                 self.heard = true;
@@ -315,11 +331,15 @@ impl Session {
         self.pipeline.advance(now, self.presence.alone_since());
         self.sinks.write(&mut self.pipeline);
         let peak_dbfs = self.pipeline.take_peak_dbfs();
-        status.send_modify(|status| {
-            status.elapsed = now.since(ClockTime::ZERO);
-            status.participants = self.presence.count();
+        status.send_if_modified(|status| {
+            let (elapsed, participants) = (now.since(ClockTime::ZERO), self.presence.count());
+            // Who waits for news is not woken for every look.
+            let news = elapsed.as_secs() != status.elapsed.as_secs() || participants != status.participants;
+            status.elapsed = elapsed;
+            status.participants = participants;
             status.peak_dbfs = peak_dbfs;
             status.bytes = self.sinks.bytes();
+            news
         });
     }
 
@@ -331,13 +351,19 @@ impl Session {
             tokio::select! {
                 () = &mut deadline => break,
                 event = self.events.recv() => match event {
-                    Some(RoomEvent::Rtp(packet)) => self.pipeline.packet(&packet, self.clock.at(packet.arrival)),
                     Some(RoomEvent::Closed { .. }) | None => break,
-                    Some(_) => {}
+                    Some(event) => self.take_late(event),
                 },
             }
         }
         tracing::debug!(waited = ?self.clock.now().since(end), "drained");
+    }
+
+    /// After the end only packets count.
+    fn take_late(&mut self, event: RoomEvent) {
+        if let RoomEvent::Rtp(packet) = event {
+            self.pipeline.packet(&packet, self.clock.at(packet.arrival));
+        }
     }
 
     async fn finish(mut self, end: &End) -> RecordingResult {

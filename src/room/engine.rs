@@ -19,7 +19,8 @@ use super::config::{RoomConfig, TransportPolicy};
 use super::error::RoomError;
 use super::event::{CloseReason, MediaState, RoomEvent, RoomInfo, Transport};
 use super::net::tcp::TcpLink;
-use super::net::udp::{Datagram, UdpLink};
+use super::net::udp::{Burst, Datagram, UdpLink};
+use super::pace::Pace;
 use super::peer::{self, Output, Peer, PeerEvent};
 use super::queue::EventSender;
 use super::repair::{Repair, Step};
@@ -27,7 +28,7 @@ use super::roster::{self, Roster};
 use super::sdp;
 use super::signal::{Command, Notice, Signal};
 
-/// Room for the largest packet there is.
+/// Room for what a TCP stream has at a time.
 const PACKET: usize = 64 << 10;
 
 /// How many datagrams are read before everybody else gets a turn.
@@ -55,6 +56,7 @@ pub(super) struct Engine {
     media: Media,
     /// The last offer and our answer to it: a resumed session is told both.
     negotiated: Option<(SessionDescription, SessionDescription)>,
+    /// For what a TCP stream has; empty until there is one.
     buffer: Vec<u8>,
 }
 
@@ -73,6 +75,7 @@ struct Media {
     /// `None` from a fatal error until the next session.
     peer: Option<Peer>,
     udp: UdpLink,
+    pace: Pace,
     tcp: Option<TcpLink>,
     /// ICE has begun anew since `tcp` was opened: the server will close it and wants another (RFC 6544 §7.1).
     tcp_stale: bool,
@@ -110,6 +113,7 @@ impl Engine {
         };
         let media = Media {
             peer: None,
+            pace: Pace::new(udp.capacity(), at),
             udp,
             tcp: None,
             tcp_stale: false,
@@ -130,7 +134,7 @@ impl Engine {
             roster: Roster::default(),
             media,
             negotiated: None,
-            buffer: vec![0; PACKET],
+            buffer: Vec::new(),
         };
         let recorder_sid = join.participant.as_ref().map(|own| own.sid.clone()).unwrap_or_default();
         engine.events.send(RoomEvent::Joined { room: engine.room.clone(), recorder_sid, at });
@@ -141,6 +145,8 @@ impl Engine {
     /// Runs the call to its end, and tells the end.
     pub(super) async fn run(mut self) {
         let reason = self.run_until_closed().await;
+        // What came until now belongs to the call.
+        let _ = self.on_datagrams(Ok(()));
         tracing::debug!(?reason, "leaving the room");
         self.say_goodbye().await;
         let at = crate::clock::now();
@@ -155,13 +161,18 @@ impl Engine {
                 Flow::Continue(()) => self.drain(now),
                 Flow::Break(reason) => return reason,
             };
+            let wake = if self.media.udp.is_watched() { wake } else { self.media.pace.next(now) };
             let flow = tokio::select! {
                 ready = self.media.udp.readable() => self.on_datagrams(ready),
-                notice = self.signal.notice() => self.on_notice(notice),
+                notice = self.signal.notice() => match self.on_datagrams(Ok(())) {
+                    // What came before the server's word is taken in before it.
+                    Flow::Continue(()) => self.on_notice(notice),
+                    broken => broken,
+                },
                 ready = tcp_readable(&mut self.media.tcp) => self.on_stream(ready),
                 opened = tcp_opened(&mut self.media.opening) => self.on_opened(opened),
                 request = self.requests.recv() => self.on_request(request),
-                () = tokio::time::sleep_until(wake.into()) => ON,
+                () = tokio::time::sleep_until(wake.into()) => self.on_datagrams(Ok(())),
             };
             if let Flow::Break(reason) = flow {
                 return reason;
@@ -343,34 +354,38 @@ impl Engine {
         }
     }
 
+    /// Takes in what waits in the UDP socket.
     fn on_datagrams(&mut self, ready: io::Result<()>) -> Flow {
-        let mut buffer = std::mem::take(&mut self.buffer);
-        let mut read = ready.map(|()| true);
-        let now = self.media.udp.begin_burst();
-        for _ in 0..BURST {
-            match self.media.udp.try_recv(&mut buffer) {
-                Ok(Some(datagram)) => {
-                    let packet = &buffer[..datagram.len];
-                    let Datagram { source, destination, arrival, .. } = datagram;
-                    self.receive(Transport::Udp, source, destination, packet, arrival, now);
-                }
-                Ok(None) => break,
-                Err(error) => {
-                    read = Err(error);
-                    break;
+        let mut burst = Burst::borrow();
+        let now = crate::clock::now();
+        let (mut more, mut count) = (ready.map(|()| true), 0);
+        while let (Ok(true), true) = (&more, count < BURST) {
+            more = self.media.udp.fetch(&mut burst);
+            count += burst.len();
+            for index in 0..burst.len() {
+                if let Some(datagram) = self.media.udp.datagram(&burst, index) {
+                    let Datagram { bytes, source, destination, arrival } = datagram;
+                    self.receive(Transport::Udp, source, destination, bytes, arrival, now);
                 }
             }
         }
-        self.buffer = buffer;
-        match read {
-            Ok(_) => ON,
-            Err(error) => Flow::Break(CloseReason::Lost(format!("the UDP socket failed: {error}"))),
+        burst.give_back();
+        if let Err(error) = more {
+            return Flow::Break(CloseReason::Lost(format!("the UDP socket failed: {error}")));
         }
+        let steady = matches!(self.media.told, Some(MediaState::Connected(Transport::Udp)));
+        let rests = self.media.pace.rests(count, steady, now);
+        if let Err(error) = self.media.udp.watch(!rests) {
+            // Read now and then it is as well.
+            tracing::debug!(%error, "the UDP socket cannot be watched");
+        }
+        ON
     }
 
     fn on_stream(&mut self, ready: io::Result<()>) -> Flow {
         let now = crate::clock::now();
         let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.resize(PACKET, 0);
         let mut read = ready.map(|()| true);
         while let (Ok(true), Some(tcp)) = (&read, &mut self.media.tcp) {
             read = tcp.fill(&mut buffer);

@@ -42,6 +42,7 @@
 //! | `roster` | participants and tracks, as a pure function of the server's messages |
 //! | `repair` | when to resume, when to join anew, when to give up; pure |
 //! | `net` | UDP and ICE-TCP sockets |
+//! | `pace` | how often the UDP socket is read; pure |
 //! | `engine` | the loop that joins them |
 
 mod config;
@@ -49,6 +50,7 @@ mod engine;
 mod error;
 pub mod event;
 mod net;
+mod pace;
 mod peer;
 mod queue;
 #[cfg(feature = "testkit")]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use super::event::RoomEvent;
 
@@ -21,6 +21,7 @@ const GONE: usize = 2;
 pub struct RoomEvents {
     events: mpsc::UnboundedReceiver<RoomEvent>,
     waiting: Arc<AtomicUsize>,
+    word: Arc<Notify>,
 }
 
 impl RoomEvents {
@@ -38,6 +39,18 @@ impl RoomEvents {
         taken
     }
 
+    /// Waits until something happened that is neither a packet nor a sender report: those come by the dozen, and who
+    /// fetches them now and then with [`try_recv`](Self::try_recv) sleeps in between. Returns at once where it has
+    /// happened since this returned last.
+    pub async fn word(&self) {
+        self.word.notified().await;
+    }
+
+    /// Whether nothing waits and nothing will come any more.
+    pub fn is_over(&self) -> bool {
+        self.events.is_closed() && self.events.is_empty()
+    }
+
     /// The next event if one waits.
     pub fn try_recv(&mut self) -> Option<RoomEvent> {
         let event = self.events.try_recv().ok()?;
@@ -51,6 +64,7 @@ impl RoomEvents {
 pub(super) struct EventSender {
     events: mpsc::UnboundedSender<RoomEvent>,
     waiting: Arc<AtomicUsize>,
+    word: Arc<Notify>,
     backlog: usize,
     dropped: u64,
 }
@@ -58,10 +72,10 @@ pub(super) struct EventSender {
 /// A way that holds `backlog` packets.
 pub(super) fn queue(backlog: usize) -> (EventSender, RoomEvents) {
     let (sender, receiver) = mpsc::unbounded_channel();
-    let waiting = Arc::new(AtomicUsize::new(0));
+    let (waiting, word) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
     (
-        EventSender { events: sender, waiting: Arc::clone(&waiting), backlog, dropped: 0 },
-        RoomEvents { events: receiver, waiting },
+        EventSender { events: sender, waiting: Arc::clone(&waiting), word: Arc::clone(&word), backlog, dropped: 0 },
+        RoomEvents { events: receiver, waiting, word },
     )
 }
 
@@ -79,8 +93,11 @@ impl EventSender {
                 return;
             }
             self.confess(at);
+            self.push(event);
+        } else {
+            self.push(event);
+            self.word.notify_one();
         }
-        self.push(event);
     }
 
     /// Whether the consumer is gone, or so late that it may as well be.
@@ -133,6 +150,22 @@ mod tests {
         assert!(matches!(events.try_recv(), Some(RoomEvent::Overrun { dropped: 2, .. })));
         assert!(matches!(events.try_recv(), Some(RoomEvent::SenderReport { ntp: 5, .. })));
         assert!(events.try_recv().is_none());
+    }
+
+    #[tokio::test]
+    async fn packets_wake_nobody_up_and_everything_else_does() {
+        let (mut sender, mut events) = queue(10);
+        sender.send(report(1));
+        let quiet = tokio::time::timeout(std::time::Duration::from_millis(20), events.word()).await;
+        assert!(quiet.is_err());
+        sender.send(media());
+        events.word().await;
+        assert!(events.try_recv().is_some() && events.try_recv().is_some());
+        assert!(!events.is_over());
+        sender.send(media());
+        drop(sender);
+        assert!(!events.is_over());
+        assert!(events.try_recv().is_some() && events.is_over());
     }
 
     #[tokio::test]

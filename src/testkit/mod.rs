@@ -6,6 +6,8 @@ pub mod density;
 mod error;
 pub mod fuzz;
 pub mod g711;
+#[cfg(target_os = "linux")]
+pub mod load;
 pub mod publisher;
 pub mod python;
 pub mod quality;

@@ -1,11 +1,17 @@
 //! The one UDP socket of a call, IPv4 and IPv6 alike.
+//!
+//! Datagrams are fetched many at a time, into memory that all calls of a thread share. While they come steadily the
+//! socket can be left [unwatched](UdpLink::watch): then nothing wakes the process when one arrives, and whoever reads
+//! now and then finds several, each with the kernel's stamp.
 
+use std::cell::Cell;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Instant;
 
 use ::time::OffsetDateTime;
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
 #[cfg(feature = "testkit")]
@@ -16,11 +22,25 @@ use super::stamp::Stamps;
 /// longer than any stall of this process that a call survives.
 const RECEIVE_BUFFER: usize = 4 << 20;
 
+/// How many datagrams are fetched at a time.
+const AT_A_TIME: usize = 32;
+
+/// Room for a datagram: more than fits into an Ethernet frame, which media and all that belongs to it stay below. What is
+/// longer is no packet of a call.
+const DATAGRAM: usize = 2048;
+
+/// About what a packet of a voice takes in the socket's buffer, with the kernel's overhead.
+const KEPT: usize = 1024;
+
+thread_local! {
+    static BURST: Cell<Burst> = const { Cell::new(Burst { now: None, bytes: Vec::new(), fetched: Vec::new() }) };
+}
+
 /// A datagram that arrived.
 #[derive(Clone, Copy, Debug)]
-pub(in super::super) struct Datagram {
-    /// Its length in the buffer it was read into.
-    pub(in super::super) len: usize,
+pub(in super::super) struct Datagram<'a> {
+    /// Its bytes.
+    pub(in super::super) bytes: &'a [u8],
     /// Who sent it.
     pub(in super::super) source: SocketAddr,
     /// The local address that the sender knows us by.
@@ -29,18 +49,57 @@ pub(in super::super) struct Datagram {
     pub(in super::super) arrival: Instant,
 }
 
+/// What was fetched at a time.
+#[derive(Debug, Default)]
+pub(in super::super) struct Burst {
+    now: Option<Instant>,
+    bytes: Vec<u8>,
+    fetched: Vec<Fetched>,
+}
+
+impl Burst {
+    /// The memory that calls of this thread share; to be [given back](Self::give_back).
+    pub(in super::super) fn borrow() -> Self {
+        let mut burst = BURST.take();
+        burst.bytes.resize(AT_A_TIME * DATAGRAM, 0);
+        burst.now = None;
+        burst.fetched.clear();
+        burst
+    }
+
+    /// Lets the next call have the memory.
+    pub(in super::super) fn give_back(self) {
+        BURST.set(self);
+    }
+
+    /// How many datagrams it holds.
+    pub(in super::super) fn len(&self) -> usize {
+        self.fetched.len()
+    }
+}
+
+/// A datagram as the kernel handed it over, in the part of the burst's memory that its place in the row says.
+#[derive(Clone, Copy, Debug)]
+struct Fetched {
+    len: usize,
+    source: SocketAddr,
+    stamp: Option<OffsetDateTime>,
+}
+
 /// The socket, bound to every local address, and the local address used towards each peer.
 #[derive(Debug)]
 pub(in super::super) struct UdpLink {
-    socket: UdpSocket,
-    /// The same socket for sending, which is tried at once: the runtime would first wait to learn that it can send.
-    sender: std::net::UdpSocket,
+    socket: std::net::UdpSocket,
+    /// The same socket, while the runtime tells when something can be read.
+    watched: Option<UdpSocket>,
+    /// How many datagrams of voices wait without loss while nobody reads.
+    capacity: usize,
     port: u16,
     dual: bool,
     routes: Vec<(IpAddr, SocketAddr)>,
     stamps: Stamps,
-    /// What the kernel tells about a datagram beside its bytes.
-    control: Vec<u8>,
+    /// Nothing was left after what was fetched last.
+    emptied: bool,
     #[cfg(feature = "testkit")]
     filter: Option<Filter>,
 }
@@ -52,17 +111,18 @@ impl UdpLink {
             Ok(socket) => (socket, true),
             Err(_) => (open(Domain::IPV4, Ipv4Addr::UNSPECIFIED.into())?, false),
         };
+        // Linux tells twice what it lets a program use: half is for its own overhead, which KEPT has in it.
+        let capacity = socket.recv_buffer_size()? / KEPT;
         let socket: std::net::UdpSocket = socket.into();
-        let sender = socket.try_clone()?;
-        let socket = UdpSocket::from_std(socket)?;
         Ok(Self {
             port: socket.local_addr()?.port(),
+            watched: Some(UdpSocket::from_std(socket.try_clone()?)?),
             socket,
-            sender,
+            capacity,
             dual,
             routes: Vec::new(),
             stamps: Stamps::new(crate::clock::now(), crate::clock::wall()),
-            control: stamped::control(),
+            emptied: false,
             #[cfg(feature = "testkit")]
             filter: None,
         })
@@ -102,47 +162,93 @@ impl UdpLink {
             SocketAddr::V4(v4) if self.dual => SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port()),
             other => other,
         };
-        if let Err(error) = self.sender.send_to(packet, to) {
+        if let Err(error) = self.socket.send_to(packet, to) {
             tracing::trace!(%to, %error, "datagram not sent");
         }
     }
 
-    /// Waits until there is something to read.
+    /// Waits until there is something to read; forever, where the socket is not watched.
     pub(in super::super) async fn readable(&self) -> io::Result<()> {
-        self.socket.readable().await
-    }
-
-    /// To be called before a burst of datagrams is read; says when that is.
-    pub(in super::super) fn begin_burst(&mut self) -> Instant {
-        let now = crate::clock::now();
-        self.stamps.compare(now, crate::clock::wall());
-        now
-    }
-
-    /// Reads one datagram; `None` where none waits.
-    pub(in super::super) fn try_recv(&mut self, buffer: &mut [u8]) -> io::Result<Option<Datagram>> {
-        loop {
-            let (len, source, stamp) = match stamped::try_recv(&self.socket, buffer, &mut self.control) {
-                Ok(read) => read,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.stamps.emptied();
-                    return Ok(None);
-                }
-                // An ICMP answer to something sent earlier; the socket is fine.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => continue,
-                Err(error) => return Err(error),
-            };
-            let arrival = self.stamps.arrival(stamp, crate::clock::now);
-            #[cfg(feature = "testkit")]
-            if self.filter.as_mut().is_some_and(|filter| filter.drops(&buffer[..len])) {
-                continue;
-            }
-            let source = SocketAddr::new(source.ip().to_canonical(), source.port());
-            let known = self.routes.iter().find(|(ip, _)| *ip == source.ip()).or_else(|| self.routes.first());
-            // Nobody knows our address before we have asked for a route to them.
-            let Some((_, destination)) = known else { continue };
-            return Ok(Some(Datagram { len, source, destination: *destination, arrival }));
+        match &self.watched {
+            Some(watched) => watched.readable().await,
+            None => std::future::pending().await,
         }
+    }
+
+    /// Has the runtime watch the socket, or not any more.
+    pub(in super::super) fn watch(&mut self, watch: bool) -> io::Result<()> {
+        if !watch {
+            self.watched = None;
+        } else if self.watched.is_none() {
+            self.watched = Some(UdpSocket::from_std(self.socket.try_clone()?)?);
+        }
+        Ok(())
+    }
+
+    /// Whether the runtime watches the socket.
+    pub(in super::super) fn is_watched(&self) -> bool {
+        self.watched.is_some()
+    }
+
+    /// How many datagrams of voices the socket holds while nobody reads.
+    pub(in super::super) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Fetches what waits, as much as fits. False where nothing is left then, as far as it is known.
+    pub(in super::super) fn fetch(&mut self, burst: &mut Burst) -> io::Result<bool> {
+        burst.fetched.clear();
+        if std::mem::take(&mut self.emptied) {
+            self.stamps.emptied();
+        }
+        if burst.now.is_none() {
+            let now = crate::clock::now();
+            self.stamps.compare(now, crate::clock::wall());
+            burst.now = Some(now);
+        }
+        let mut asked = false;
+        let mut fetch = || {
+            asked = true;
+            stamped::fetch(&self.socket, &mut burst.bytes, &mut burst.fetched)
+        };
+        let fetched = match &self.watched {
+            // The runtime has to learn when nothing is left: it tells only of what comes then.
+            Some(watched) => watched.try_io(Interest::READABLE, fetch),
+            None => fetch(),
+        };
+        match fetched {
+            Ok(()) => {
+                let more = burst.fetched.len() == AT_A_TIME;
+                // Known now, to be noted when all that was fetched has got its arrival.
+                self.emptied = !more;
+                Ok(more || self.watched.is_some())
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if asked {
+                    self.stamps.emptied();
+                }
+                Ok(false)
+            }
+            // An ICMP answer to something sent earlier; the socket is fine.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// One of those that were fetched, to be asked in their order; `None` for one that is no packet of a call.
+    pub(in super::super) fn datagram<'a>(&mut self, burst: &'a Burst, index: usize) -> Option<Datagram<'a>> {
+        let fetched = burst.fetched.get(index)?;
+        let arrival = self.stamps.arrival(fetched.stamp, crate::clock::now);
+        // What is longer than its room came cut.
+        let bytes = burst.bytes.chunks_exact(DATAGRAM).nth(index)?.get(..fetched.len)?;
+        #[cfg(feature = "testkit")]
+        if self.filter.as_mut().is_some_and(|filter| filter.drops(bytes)) {
+            return None;
+        }
+        let source = SocketAddr::new(fetched.source.ip().to_canonical(), fetched.source.port());
+        // Nobody knows our address before we have asked for a route to them.
+        let (_, destination) = self.routes.iter().find(|(ip, _)| *ip == source.ip()).or_else(|| self.routes.first())?;
+        Some(Datagram { bytes, source, destination: *destination, arrival })
     }
 }
 
@@ -167,9 +273,10 @@ mod stamped {
     use std::os::fd::AsRawFd;
     use std::time::Duration;
 
-    use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt};
+    use nix::sys::socket::{
+        ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, setsockopt, sockopt,
+    };
     use nix::sys::time::TimeSpec;
-    use tokio::io::Interest;
 
     use super::*;
 
@@ -178,24 +285,20 @@ mod stamped {
         let _ = setsockopt(socket, sockopt::ReceiveTimestampns, &true);
     }
 
-    pub(super) fn control() -> Vec<u8> {
-        nix::cmsg_space!(TimeSpec)
-    }
-
-    pub(super) fn try_recv(
-        socket: &UdpSocket,
-        buffer: &mut [u8],
-        control: &mut [u8],
-    ) -> io::Result<(usize, SocketAddr, Option<OffsetDateTime>)> {
-        socket.try_io(Interest::READABLE, || {
-            let mut parts = [IoSliceMut::new(buffer)];
-            let flags = MsgFlags::empty();
-            let read = recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut parts, Some(control), flags)?;
-            let stamp = read.cmsgs().ok().and_then(|mut messages| messages.find_map(stamp));
-            let source = read.address.as_ref().and_then(address);
-            let source = source.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a datagram from nowhere"))?;
-            Ok((read.bytes, source, stamp))
-        })
+    pub(super) fn fetch(socket: &std::net::UdpSocket, bytes: &mut [u8], fetched: &mut Vec<Fetched>) -> io::Result<()> {
+        fetched.clear();
+        let mut parts: Vec<[IoSliceMut<'_>; 1]> =
+            bytes.chunks_exact_mut(DATAGRAM).map(|part| [IoSliceMut::new(part)]).collect();
+        // Made anew each time: the kernel leaves in them how much of each it used.
+        let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(parts.len(), Some(nix::cmsg_space!(TimeSpec)));
+        let flags = MsgFlags::MSG_TRUNC;
+        let read = recvmmsg(socket.as_raw_fd(), &mut headers, parts.iter_mut(), flags, None)?;
+        fetched.extend(read.map(|read| Fetched {
+            len: read.bytes,
+            source: read.address.as_ref().and_then(address).unwrap_or(NOBODY),
+            stamp: read.cmsgs().ok().and_then(|mut messages| messages.find_map(stamp)),
+        }));
+        Ok(())
     }
 
     fn stamp(message: ControlMessageOwned) -> Option<OffsetDateTime> {
@@ -213,6 +316,9 @@ mod stamped {
         }
         of.as_sockaddr_in().map(|v4| SocketAddrV4::new(v4.ip(), v4.port()).into())
     }
+
+    /// Where a datagram comes from that says nothing about it.
+    const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 }
 
 /// Datagrams, where the kernel does not tell when it took them in.
@@ -222,16 +328,17 @@ mod stamped {
 
     pub(super) fn ask(_: &Socket) {}
 
-    pub(super) fn control() -> Vec<u8> {
-        Vec::new()
-    }
-
-    pub(super) fn try_recv(
-        socket: &UdpSocket,
-        buffer: &mut [u8],
-        _: &mut [u8],
-    ) -> io::Result<(usize, SocketAddr, Option<OffsetDateTime>)> {
-        socket.try_recv_from(buffer).map(|(len, source)| (len, source, None))
+    pub(super) fn fetch(socket: &std::net::UdpSocket, bytes: &mut [u8], fetched: &mut Vec<Fetched>) -> io::Result<()> {
+        fetched.clear();
+        for part in bytes.chunks_exact_mut(DATAGRAM) {
+            match socket.recv_from(part) {
+                Ok((len, source)) => fetched.push(Fetched { len, source, stamp: None }),
+                // What was fetched before comes first; an error that stays is met again.
+                Err(_) if !fetched.is_empty() => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 }
 
@@ -250,8 +357,7 @@ mod tests {
         // The stall of a process that gets no CPU.
         std::thread::sleep(wait);
         link.readable().await.unwrap();
-        link.begin_burst();
-        (link.try_recv(&mut [0; 100]).unwrap().unwrap().arrival, sent)
+        (all(link)[0].1, sent)
     }
 
     #[cfg(target_os = "linux")]
@@ -290,9 +396,71 @@ mod tests {
 
         peer.send_to(b"back", local).await.unwrap();
         link.readable().await.unwrap();
-        let got = link.try_recv(&mut buffer).unwrap().unwrap();
+        let mut burst = Burst::borrow();
+        assert!(link.fetch(&mut burst).unwrap());
+        let got = link.datagram(&burst, 0).unwrap();
         assert_eq!((got.source, got.destination), (peer.local_addr().unwrap(), local));
-        assert_eq!(&buffer[..got.len], b"back");
-        assert!(link.try_recv(&mut buffer).unwrap().is_none());
+        assert_eq!((got.bytes, burst.len()), (&b"back"[..], 1));
+        assert!(!link.fetch(&mut burst).unwrap());
+        assert_eq!(burst.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn everything_that_waits_is_read_at_once_in_its_order_watched_or_not() {
+        let mut link = UdpLink::bind().unwrap();
+        let peer = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let local = link.route(peer.local_addr().unwrap()).unwrap();
+        for watched in [true, false, true] {
+            link.watch(watched).unwrap();
+            let sent: Vec<Vec<u8>> = (0..3 * AT_A_TIME as u32 + 5).map(|n| n.to_be_bytes().to_vec()).collect();
+            for packet in &sent {
+                peer.send_to(packet, local).unwrap();
+            }
+            if watched {
+                link.readable().await.unwrap();
+            }
+            let got = all(&mut link);
+            assert!(got.is_sorted_by_key(|(_, arrival)| *arrival), "{got:?}");
+            assert_eq!(got.into_iter().map(|(bytes, _)| bytes).collect::<Vec<_>>(), sent);
+            assert!(all(&mut link).is_empty());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_is_watched_again_tells_of_what_waited() {
+        let mut link = UdpLink::bind().unwrap();
+        let peer = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let local = link.route(peer.local_addr().unwrap()).unwrap();
+        link.watch(false).unwrap();
+        peer.send_to(b"waited", local).unwrap();
+        let unwatched = tokio::time::timeout(Duration::from_millis(50), link.readable()).await;
+        assert!(unwatched.is_err() && !link.is_watched());
+        link.watch(true).unwrap();
+        link.readable().await.unwrap();
+        assert_eq!(all(&mut link)[0].0, b"waited");
+    }
+
+    #[tokio::test]
+    async fn a_datagram_that_is_too_long_for_a_packet_is_left_out() {
+        let mut link = UdpLink::bind().unwrap();
+        let peer = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let local = link.route(peer.local_addr().unwrap()).unwrap();
+        for len in [DATAGRAM, DATAGRAM + 1, 10] {
+            peer.send_to(&vec![7; len], local).unwrap();
+        }
+        link.readable().await.unwrap();
+        let lengths: Vec<usize> = all(&mut link).iter().map(|(bytes, _)| bytes.len()).collect();
+        assert_eq!(lengths, [DATAGRAM, 10]);
+    }
+
+    fn all(link: &mut UdpLink) -> Vec<(Vec<u8>, Instant)> {
+        let (mut got, mut burst, mut more) = (Vec::new(), Burst::borrow(), true);
+        while more {
+            more = link.fetch(&mut burst).unwrap();
+            let datagrams = (0..burst.len()).filter_map(|index| link.datagram(&burst, index));
+            got.extend(datagrams.map(|datagram| (datagram.bytes.to_vec(), datagram.arrival)));
+        }
+        burst.give_back();
+        got
     }
 }

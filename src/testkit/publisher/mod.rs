@@ -29,7 +29,9 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use livekit_api::access_token::{AccessToken, VideoGrants};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{Audio, LiveKitServer, TestkitError};
@@ -49,6 +51,7 @@ pub struct PublisherConfig {
     name: String,
     kind: ParticipantKind,
     attributes: BTreeMap<String, String>,
+    runtime: Option<Handle>,
 }
 
 impl PublisherConfig {
@@ -63,6 +66,7 @@ impl PublisherConfig {
             name: String::new(),
             kind: ParticipantKind::Standard,
             attributes: BTreeMap::new(),
+            runtime: None,
         }
     }
 
@@ -86,6 +90,12 @@ impl PublisherConfig {
     /// One attribute, `sip.callStatus` say. Default none.
     pub fn attribute(mut self, key: &str, value: &str) -> Self {
         self.attributes.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Runs the publisher as a task of this runtime, which many may share. Default: on a thread of its own.
+    pub fn runtime(mut self, runtime: Handle) -> Self {
+        self.runtime = Some(runtime);
         self
     }
 
@@ -353,33 +363,45 @@ impl Publisher {
         let (commands, receiver) = mpsc::unbounded_channel();
         let (ended_sender, ended) = watch::channel(None);
         let (joined_sender, joined) = oneshot::channel();
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(TestkitError::io("a publisher's runtime"))?;
-        std::thread::Builder::new()
-            .name(format!("publisher {identity}"))
-            .spawn(move || {
-                let reason = runtime.block_on(async move {
-                    match Engine::join(&config, &token, receiver).await {
-                        Ok(engine) => {
-                            let sid = engine.sid().to_owned();
-                            // Nobody waits where the join was given up; the closed command channel then ends the run.
-                            let _ = joined_sender.send(Ok(sid));
-                            engine.run().await
-                        }
-                        Err(error) => {
-                            let reason = error.to_string();
-                            let _ = joined_sender.send(Err(error));
-                            reason
-                        }
-                    }
+        let shared = config.runtime.clone();
+        let run = async move {
+            match Engine::join(&config, &token, receiver).await {
+                Ok(engine) => {
+                    let sid = engine.sid().to_owned();
+                    // Nobody waits where the join was given up; the closed command channel then ends the run.
+                    let _ = joined_sender.send(Ok(sid));
+                    engine.run().await
+                }
+                Err(error) => {
+                    let reason = error.to_string();
+                    let _ = joined_sender.send(Err(error));
+                    reason
+                }
+            }
+        };
+        match shared {
+            Some(runtime) => {
+                runtime.spawn(async move {
+                    let reason = run.await;
+                    let _ = ended_sender.send(Some(reason));
                 });
-                // Sockets first: once this says that the publisher has ended, nothing of it is left.
-                runtime.shutdown_background();
-                let _ = ended_sender.send(Some(reason));
-            })
-            .map_err(TestkitError::io("a publisher's thread"))?;
+            }
+            None => {
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()
+                    .map_err(TestkitError::io("a publisher's runtime"))?;
+                std::thread::Builder::new()
+                    .name(format!("publisher {identity}"))
+                    .spawn(move || {
+                        let reason = runtime.block_on(run);
+                        // Sockets first: once this says that the publisher has ended, nothing of it is left.
+                        runtime.shutdown_background();
+                        let _ = ended_sender.send(Some(reason));
+                    })
+                    .map_err(TestkitError::io("a publisher's thread"))?;
+            }
+        }
         let sid =
             joined.await.map_err(|_| TestkitError::Publisher(format!("{identity}'s thread ended while joining")))??;
         Ok(Self { identity, sid, commands, ended })
@@ -392,14 +414,33 @@ impl Publisher {
     /// [`TestkitError::Publisher`] where the server refuses the track or the participant is gone;
     /// [`TestkitError::Audio`] where the options fit no encoder.
     pub async fn publish(&self, audio: impl Into<Arc<Audio>>, options: TrackOptions) -> Result<Voice, TestkitError> {
-        let audio = audio.into();
+        let source = source::Source::new(&audio.into(), &options)?;
+        self.publish_source(source, options).await
+    }
+
+    /// Publishes packets of 20 ms that were encoded before, `None` where nothing is sent. They go round, beginning with
+    /// number `from`. What the options say about encoding does not matter.
+    ///
+    /// # Errors
+    ///
+    /// As [`publish`](Self::publish).
+    pub async fn publish_prepared(
+        &self,
+        packets: Arc<[Option<Bytes>]>,
+        from: usize,
+        options: TrackOptions,
+    ) -> Result<Voice, TestkitError> {
+        let source = source::Source::prepared(packets, from, &options);
+        self.publish_source(source, options).await
+    }
+
+    async fn publish_source(&self, source: source::Source, options: TrackOptions) -> Result<Voice, TestkitError> {
         let log = SentLog::default();
         let (said_sender, said) = watch::channel(false);
-        let source = Box::new(source::Source::new(&audio, &options)?);
         let (sid, start) = self
             .ask(|reply| Command::Publish {
-                options: Box::new(options.clone()),
-                source,
+                options: Box::new(options),
+                source: Box::new(source),
                 log: log.clone(),
                 said: said_sender,
                 reply,

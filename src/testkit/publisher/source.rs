@@ -4,6 +4,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::call::Codec;
 use crate::testkit::audio::{Audio, samples_in};
 use crate::testkit::{TestkitError, g711};
@@ -44,8 +46,17 @@ pub(super) struct Source {
 }
 
 enum Coder {
-    Opus { encoder: opus::Encoder, in_dtx: bool, dtx: bool },
+    Opus {
+        encoder: opus::Encoder,
+        in_dtx: bool,
+        dtx: bool,
+    },
     G711(fn(f32) -> u8),
+    /// Packets that were encoded before, and where to begin in them.
+    Prepared {
+        packets: Arc<[Option<Bytes>]>,
+        from: usize,
+    },
 }
 
 impl Source {
@@ -83,6 +94,22 @@ impl Source {
         })
     }
 
+    /// Frames of 20 ms that were encoded before; they go round, beginning with number `from`.
+    pub(super) fn prepared(packets: Arc<[Option<Bytes>]>, from: usize, options: &TrackOptions) -> Self {
+        Self {
+            channels: vec![Vec::new()],
+            coder: Coder::Prepared { packets, from },
+            frame: SAMPLE_RATE as usize / 50,
+            rate: SAMPLE_RATE,
+            lead_in: 0,
+            looped: true,
+            after_end: options.after_end,
+            muted_sends: options.muted_sends,
+            index: 0,
+            paused: true,
+        }
+    }
+
     /// How many channels are sent.
     pub(super) fn channel_count(&self) -> usize {
         self.channels.len()
@@ -107,8 +134,13 @@ impl Source {
             (false, true) => self.after_end == AfterEnd::Silence,
             (false, false) => true,
         };
-        let samples = if silent { vec![0.0; self.frame * self.channels.len()] } else { self.interleaved(start) };
-        let payload = if sends { self.coder.encode(&samples)? } else { None };
+        let payload = if let Coder::Prepared { packets, from } = &self.coder {
+            let packet = packets.get((from + self.index as usize) % packets.len().max(1));
+            packet.and_then(Option::as_ref).filter(|_| !muted).map(|packet| packet.to_vec())
+        } else {
+            let samples = if silent { vec![0.0; self.frame * self.channels.len()] } else { self.interleaved(start) };
+            if sends { self.coder.encode(&samples)? } else { None }
+        };
 
         let marker = self.paused && payload.is_some();
         self.paused = payload.is_none();
@@ -148,6 +180,7 @@ impl Coder {
                 Ok((!withheld).then_some(payload))
             }
             Self::G711(encode) => Ok(Some(samples.iter().map(|sample| encode(*sample)).collect())),
+            Self::Prepared { .. } => Ok(None),
         }
     }
 }
@@ -223,6 +256,16 @@ mod tests {
         assert_eq!(silent(&frames[0]), 160);
         assert!((75..=82).contains(&silent(&frames[1])), "{}", silent(&frames[1]));
         assert_eq!(frames[2].payload, frames[3].payload);
+    }
+
+    #[test]
+    fn prepared_packets_go_round_from_where_they_are_told_to_begin() {
+        let packets: Arc<[Option<Bytes>]> = [Some(&b"a"[..]), None, Some(b"c")].map(|p| p.map(Bytes::from)).into();
+        let mut source = Source::prepared(packets, 2, &TrackOptions::default());
+        let frames: Vec<Frame> = (0..4).map(|_| source.next(false).unwrap()).collect();
+        let payloads: Vec<_> = frames.iter().map(|frame| frame.payload.as_deref()).collect();
+        assert_eq!(payloads, [Some(&b"c"[..]), Some(b"a"), None, Some(b"c")]);
+        assert_eq!((frames[3].ticks, frames[3].marker), (2_880, true));
     }
 
     #[test]

@@ -1,0 +1,132 @@
+//! Whether recordings hold what was said, where it was said.
+
+use std::path::Path;
+use std::time::Duration;
+
+use time::OffsetDateTime;
+
+use super::report::{Alignment, Packets};
+use super::script::{Probe, Script};
+use super::stage::Said;
+use crate::capture::Reason;
+use crate::clock;
+use crate::encode::OggInspector;
+use crate::recording::{Manifest, RecordingResult};
+use crate::testkit::{Audio, TestkitError, analysis};
+use crate::time::{SAMPLE_RATE, SampleCount};
+
+/// What every packet costs: it is spoken in 20 ms, and an Opus encoder holds 6.5 ms back.
+const HELD_BACK_MS: f64 = 26.5;
+
+/// How far around its place a sound is looked for, in samples.
+const AROUND: usize = SAMPLE_RATE as usize / 2;
+
+/// How alike a sound and its recording have to be: another voice may speak over it.
+const ALIKE: f64 = 0.4;
+
+/// The first and the last of a recording are not looked at: there a track settles, or ends.
+const EDGE: usize = SAMPLE_RATE as usize;
+
+/// A recording with its manifest.
+pub(super) struct Recorded {
+    pub(super) manifest: Manifest,
+    file: Option<std::path::PathBuf>,
+}
+
+impl Recorded {
+    /// Reads the manifest of a recording and checks it and all its files; the error says what is wrong.
+    pub(super) fn check(result: &RecordingResult) -> Result<Self, String> {
+        let path = result.manifest.as_deref().ok_or_else(|| format!("no manifest: {:?}", result.reasons))?;
+        let bytes = std::fs::read(path).map_err(|error| format!("{path}: {error}"))?;
+        let manifest: Manifest = serde_json::from_slice(&bytes).map_err(|error| format!("{path}: {error}"))?;
+        manifest.check().map_err(|why| format!("{path}: {why}"))?;
+        for output in &manifest.outputs {
+            let file = Path::new(path).with_file_name(&output.file);
+            let bytes = std::fs::read(&file).map_err(|error| format!("{}: {error}", file.display()))?;
+            let mut inspector = OggInspector::new();
+            inspector.push(&bytes);
+            let found = inspector.finish();
+            let lasts = found.duration.as_secs_f64();
+            if let Some(problem) = found.problems.first() {
+                return Err(format!("{}: {problem}", file.display()));
+            }
+            if (lasts - output.duration_seconds).abs() > 0.020 || !found.ended {
+                return Err(format!("{}: {lasts} s instead of {}", file.display(), output.duration_seconds));
+            }
+        }
+        let file = manifest.outputs.first().map(|output| Path::new(path).with_file_name(&output.file));
+        Ok(Self { manifest, file })
+    }
+
+    /// Adds what became of packets to `packets`.
+    pub(super) fn count(&self, packets: &mut Packets) {
+        let worth = |samples: SampleCount| samples.0.div_ceil(u64::from(SAMPLE_RATE) / 50);
+        for track in &self.manifest.tracks {
+            packets.received += track.ledger.counters.packets_received;
+            packets.retransmitted += track.ledger.counters.packets_retransmitted;
+            packets.missing += worth(track.ledger.sums.get(Reason::Lost))
+                + worth(track.ledger.sums.get(Reason::Concealed))
+                + worth(track.ledger.sums.get(Reason::Recovered));
+            packets.recorder_down += worth(track.ledger.sums.get(Reason::RecorderDown));
+        }
+    }
+
+    /// When the first packet was there, counted from the JoinResponse.
+    pub(super) fn first_packet(&self) -> Option<Duration> {
+        let first = |track: &crate::recording::TrackEntry| {
+            let row = track.ledger.rows.iter().find(|row| row.reason == Reason::Received)?;
+            u64::try_from(row.start.0).ok()
+        };
+        self.manifest.tracks.iter().filter_map(first).min().map(|sample| SampleCount(sample).as_duration())
+    }
+
+    /// Looks for every probe that was said to its end.
+    pub(super) fn find(&self, talks: &Said, script: &Script, alignment: &mut Alignment) -> Result<(), TestkitError> {
+        let Some(file) = &self.file else { return Ok(()) };
+        let audio = Audio::read(file)?;
+        let age = clock::wall() - self.manifest.started_at;
+        let zero = clock::now().checked_sub(Duration::try_from(age).unwrap_or_default());
+        let Some(zero) = zero else { return Ok(()) };
+        for probe in script.probes() {
+            let Some(began) = talks.starts.get(probe.talker).copied() else { continue };
+            // A recording may begin before anybody speaks, or after.
+            let start = began.saturating_duration_since(zero).as_secs_f64()
+                - zero.saturating_duration_since(began).as_secs_f64();
+            let period = script.frames() * SAMPLE_RATE as usize / 50;
+            let first = (probe.at + period - talks.from * SAMPLE_RATE as usize / 50) % period;
+            for round in 0.. {
+                let said = start * f64::from(SAMPLE_RATE) + (first + round * period) as f64;
+                if said + (probe.sound.len() + EDGE) as f64 > audio.len() as f64 {
+                    break;
+                }
+                if said >= EDGE as f64 {
+                    look(&audio, probe, said, alignment);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// When sample 0 was.
+    pub(super) fn zero(&self) -> OffsetDateTime {
+        self.manifest.started_at
+    }
+}
+
+fn look(audio: &Audio, probe: &Probe, said: f64, alignment: &mut Alignment) {
+    let from = (said as usize).saturating_sub(AROUND);
+    let to = (said as usize + probe.sound.len() + AROUND).min(audio.len());
+    let found = (0..audio.channel_count())
+        .filter_map(|channel| analysis::find(&probe.sound, &audio.channel(channel)[from..to]))
+        .max_by(|a, b| a.score.total_cmp(&b.score));
+    alignment.looked_for += 1;
+    match found.filter(|found| found.score > ALIKE) {
+        Some(found) => {
+            let off = (from as f64 + found.offset as f64 - said) / f64::from(SAMPLE_RATE) * 1_000.0 - HELD_BACK_MS;
+            if off.abs() > alignment.worst_ms.abs() {
+                alignment.worst_ms = off;
+            }
+        }
+        None => alignment.missing += 1,
+    }
+}
