@@ -8,7 +8,7 @@ use callreel::analysis::{Analysis, AnalysisConfig};
 use callreel::call::{Codec, TrackKey};
 use callreel::capture::{Content, Settled, Silence};
 use callreel::encode::{OpusConfig, OpusTags};
-use callreel::mix::{Mixdown, MixdownConfig};
+use callreel::mix::{Mixdown, MixdownConfig, Mixing};
 use callreel::time::{MediaTime, SampleCount};
 
 thread_local! {
@@ -76,7 +76,7 @@ fn minute(track: TrackKey, codec: Codec, ppm: f64, seed: u64) -> Vec<Settled> {
 
 fn run(opus: OpusConfig, codec: Codec) {
     let config = MixdownConfig { opus, tags: OpusTags::new(), serial: 1, page: SampleCount::from_millis(1000) };
-    let mut mixdown = Mixdown::new(&config).unwrap();
+    let mut mixdown = Mixdown::new(&config, Mixing::Transcode).unwrap();
     mixdown.analyse(Analysis::new(AnalysisConfig::default(), config.opus.channels()).unwrap());
     let (one, other) = (minute(TrackKey(1), codec, 120.0, 1), minute(TrackKey(2), Codec::Opus, -40.0, 2));
     let mut file = Vec::with_capacity(1 << 20);

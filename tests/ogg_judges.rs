@@ -47,7 +47,7 @@ fn talker(track: TrackKey, step: f32) -> Vec<Settled> {
 }
 
 fn mixdown(opus: OpusConfig) -> Vec<u8> {
-    let mut mixdown = Mixdown::new(&config(opus)).expect("possible");
+    let mut mixdown = Mixdown::new(&config(opus), Mixing::Transcode).expect("possible");
     let mut bytes = Vec::new();
     for (alice, bob) in talker(ALICE, 0.05).iter().zip(&talker(BOB, 0.03)) {
         mixdown.push(alice).expect("in order");
