@@ -410,7 +410,11 @@ impl Forwarder {
                     break;
                 };
                 leg.fed = leg.dropped + n + 1;
-                let (start, end) = placed(leg.shift, piece);
+                let (start, mut end) = placed(leg.shift, piece);
+                if mixing && piece.forwarded.is_none() {
+                    leg.shift = nearer(leg.shift, piece);
+                    end = moved(piece.end, leg.shift);
+                }
                 let from = leg.fed_to.unwrap_or(start);
                 let heard = match piece.forwarded {
                     Some(_) => true,
@@ -445,6 +449,16 @@ fn release(held: &mut u64, out: &mut Packets) {
             *held -= u64::from(unit);
         }
     }
+}
+
+/// By how much a track is still moved after a piece, so that it comes back to its place unheard: silence takes all of it
+/// back, sound is played slower or faster by half a percent.
+fn nearer(shift: i64, piece: &leg::Piece) -> i64 {
+    let most = match piece.kind {
+        Kind::Silence => return 0,
+        Kind::Packet(_) | Kind::Other(_) => (len(piece.start, piece.end).0 / 192) as i64,
+    };
+    shift - shift.clamp(-most, most)
 }
 
 /// Where a piece lies on the stream: where its packet was put, else on the timeline, moved by as much as its track is.
