@@ -244,7 +244,10 @@ fn a_forwarded_mix_sounds_as_good_as_a_transcoded_one() {
             let original = said(&sides, pcm.len());
             heard.push((format!("{name}/{mixing:?}"), from_agent(&original), from_agent(&pcm)));
             println!("{name} {mixing:?} {took:?}");
-            if only.is_some() { heard.last().unwrap().2.write_wav(format!("/tmp/dbg-{mixing:?}.wav")).unwrap(); heard.last().unwrap().1.write_wav("/tmp/dbg-said.wav").unwrap(); }
+            if only.is_some() {
+                heard.last().unwrap().2.write_wav(format!("/tmp/dbg-{mixing:?}.wav")).unwrap();
+                heard.last().unwrap().1.write_wav("/tmp/dbg-said.wav").unwrap();
+            }
             if let Some(report) = report {
                 reports.push((name.clone(), report, pcm.len()));
             }

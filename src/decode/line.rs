@@ -97,9 +97,11 @@ impl Line {
         self.fed.is_some()
     }
 
-    /// Appends `length` frames to `out`, made of the next `decoded` frames. [`LOOKAHEAD`] more must be waiting.
+    /// Appends `length` frames to `out`, made of the next `decoded` frames. [`LOOKAHEAD`] more should be waiting; what is
+    /// not there is silent.
     pub(super) fn render(&mut self, length: u64, decoded: u64, out: &mut Vec<f32>) {
         let target = self.planned + decoded as i64;
+        self.fill_up_to(target + LOOKAHEAD);
         if self.fed.is_none() && decoded == length {
             let from = (self.planned - self.base) as usize * self.channels;
             out.extend_from_slice(&self.input[from..from + length as usize * self.channels]);
@@ -137,6 +139,15 @@ impl Line {
         self.ahead = ahead;
         self.fed = (!settled).then_some(fed);
         self.forget();
+    }
+
+    /// Puts silence where decoded frames are missing up to index `until` of the run: a codec that changes in the middle of
+    /// it holds some back, and stretches may be too short for what they hold.
+    fn fill_up_to(&mut self, until: i64) {
+        let samples = (until - self.base).max(0) as usize * self.channels;
+        if self.input.len() < samples {
+            self.input.resize(samples, 0.0);
+        }
     }
 
     /// Whether nothing that rendering up to `target` could touch is louder than [`QUIET`].
@@ -182,6 +193,7 @@ impl Line {
             .and_then(|()| self.resampler.set_resample_ratio(ratio, false))
             .and_then(|()| {
                 let needed = self.resampler.input_frames_next();
+                self.fill_up_to(*fed + needed as i64);
                 let from = (*fed - self.base) as usize * self.channels;
                 let input = &self.input[from..from + needed * self.channels];
                 *fed += needed as i64;

@@ -12,6 +12,9 @@ mod leg;
 mod obstacle;
 mod plan;
 
+#[cfg(test)]
+mod tests;
+
 use leg::{Kind, Leg, len, moved};
 use obstacle::Counts;
 use plan::Want;
