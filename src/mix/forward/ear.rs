@@ -15,6 +15,8 @@ const WARM: u64 = 2;
 /// A background is listened to at first for so many pieces, and then once in this time.
 const FIRST: u32 = 5;
 const EVERY: SampleCount = SampleCount::from_millis(1000);
+/// Packets that are so much larger than quiet ones are not taken for quiet unheard.
+const LARGER: f32 = 1.5;
 /// Forwarding leaves out no background that is louder than −58 dBFS.
 const NOISE_LIMIT: f32 = 0.001_26;
 /// A voice is 8 dB above the background, and −54 dBFS at least.
@@ -33,6 +35,8 @@ pub(super) struct Ear {
     next: u64,
     /// How many packets it has decoded in a row.
     heard: u64,
+    /// Bytes a sample of what is quiet, smoothed.
+    quiet_rate: Option<f32>,
     background: Background,
 }
 
@@ -44,14 +48,22 @@ impl Ear {
             pcm: vec![0.0; longest],
             next: 0,
             heard: 0,
+            quiet_rate: None,
             background: Background::default(),
         })
     }
 
-    /// Whether it is time to listen to the background again.
-    pub(super) fn wants_to_listen(&self, at: MediaTime) -> bool {
+    /// Whether to listen to what is said to be quiet: once in a while, and where it takes clearly more bytes a sample than
+    /// what was.
+    pub(super) fn wants_to_listen(&self, at: MediaTime, rate: f32) -> bool {
         let last = self.background.last;
-        self.background.pieces < FIRST || last.is_none_or(|last| at.since(last) >= EVERY)
+        let is_time = self.background.pieces < FIRST || last.is_none_or(|last| at.since(last) >= EVERY);
+        is_time || self.quiet_rate.is_none_or(|quiet| rate > LARGER * quiet)
+    }
+
+    /// Takes how many bytes a sample of what is really quiet takes.
+    pub(super) fn note_rate(&mut self, rate: f32) {
+        self.quiet_rate = Some(self.quiet_rate.map_or(rate, |quiet| quiet + 0.25 * (rate - quiet)));
     }
 
     /// Takes a level that is known without decoding.
