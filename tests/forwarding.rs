@@ -325,10 +325,10 @@ fn a_forwarded_mix_sounds_as_good_as_a_transcoded_one() {
             because.join(", ")
         );
         if forwarded < transcoded - 0.05 {
-            worse.push(name);
+            worse.push((name, &scores[&format!("{name}/forwarded")], &scores[&format!("{name}/transcoded")]));
         }
     }
-    assert!(worse.is_empty(), "worse than transcoded: {worse:?}");
+    assert!(worse.is_empty(), "worse than transcoded: {worse:.2?}");
     assert!(clicks.is_empty(), "{clicks:#?}");
     for (name, report, len, ..) in &reports {
         let mostly = ["clean", "noise of -70 dBFS", "noise of -60 dBFS", "DTX", "a telephone", "CELT only"];

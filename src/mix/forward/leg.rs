@@ -3,12 +3,13 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
+use super::FAINT;
 use super::ear::Ear;
 use super::obstacle::Obstacle;
 use crate::call::{Codec, TrackKey};
 use crate::capture::{Content, Settled, Silence, toc};
 use crate::decode::{DecodeError, Level, g711_level};
-use crate::encode::packet;
+use crate::encode::packet::{self, Mode};
 use crate::time::{MediaTime, SampleCount};
 
 /// Packets of no more bytes hold nothing: what encoders send in DTX.
@@ -215,10 +216,18 @@ impl Leg {
         (n < self.pieces.len()).then_some(n)
     }
 
-    /// Whether a piece and the one before it are below `rms`, or nothing was before it.
+    /// Whether a piece and the one before it are below `rms`, or nothing was before it. Music is coded without linear
+    /// prediction, and never quiet above [`FAINT`].
     pub(super) fn is_quiet_around(&mut self, n: usize, rms: f32) -> bool {
         let quiet = |leg: &mut Self, n: usize| {
-            leg.pieces[n].kind == Kind::Silence || leg.level(n).is_some_and(|level| level.rms < rms)
+            let piece = &leg.pieces[n];
+            let limit = match &piece.content {
+                Content::Packet { codec: Codec::Opus, payload } if packet::mode(payload) == Some(Mode::Celt) => {
+                    rms.min(FAINT)
+                }
+                _ => rms,
+            };
+            piece.kind == Kind::Silence || leg.level(n).is_some_and(|level| level.rms < limit)
         };
         let Some(before) = n.checked_sub(1) else { return self.dropped == 0 || quiet(self, n) };
         self.pieces[before].kind == Kind::Silence || quiet(self, before) && quiet(self, n)

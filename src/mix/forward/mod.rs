@@ -15,7 +15,7 @@ mod plan;
 #[cfg(test)]
 mod tests;
 
-use leg::{Kind, Leg, len, moved};
+use leg::{Hint, Kind, Leg, len, moved};
 use obstacle::Counts;
 use plan::Want;
 
@@ -26,6 +26,7 @@ use crate::analysis::Analysis;
 use crate::call::TrackKey;
 use crate::capture::{Content, Settled, Silence};
 use crate::encode::OpusConfig;
+use crate::encode::packet::{self, Mode};
 use crate::time::{MediaTime, SLOT, SampleCount};
 
 pub use obstacle::{ForwardReport, Obstacle};
@@ -48,6 +49,9 @@ const BEHIND: i64 = 5_760;
 const WARM_UP: i64 = 4_800;
 /// Packets of fewer bytes continue what was before them.
 const SELF_CONTAINED: usize = 4;
+/// A pause of discontinuous transmission holds so many packets of 20 ms before it is silence; its sender lets it be heard
+/// at least so often.
+const PAUSE: u32 = 20;
 
 /// Makes the stream of a mix: packets that follow each other without a gap, from as many tracks as there are.
 ///
@@ -63,6 +67,8 @@ pub(super) struct Forwarder {
     /// Where the stream stands, in samples of the timeline; silence that is held back included.
     held: u64,
     hold_from: Option<MediaTime>,
+    /// How a pause of the talker goes on: what its packets begin with, and how many there may be.
+    pause: Option<(u8, u32)>,
     settled: MediaTime,
     draining: bool,
     counts: Counts,
@@ -87,6 +93,7 @@ impl Forwarder {
             state: State::Forward { talker: None, next: None },
             held: 0,
             hold_from: None,
+            pause: None,
             settled: MediaTime::ZERO,
             draining: false,
             counts: Counts::default(),
@@ -221,6 +228,7 @@ impl Forwarder {
     /// Goes over to a talker's packets, or to silence.
     fn go_over(&mut self, talker: Option<TrackKey>, at: MediaTime, out: &mut Packets) {
         self.legs.iter_mut().for_each(|leg| leg.shift = 0);
+        self.pause = None;
         self.approach(talker, at, out);
     }
 
@@ -265,10 +273,26 @@ impl Forwarder {
         if early > EXACT {
             let fits = |unit: &u32| i64::from(*unit) <= early + EXACT;
             let unit = [960, 480, 240, 120].into_iter().find(fits).unwrap_or(120);
-            self.silence(unit, at, out);
+            if unit < 960 || !self.pause(talker, at, out) {
+                self.silence(unit, at, out);
+            }
         } else if !self.pass(talker, n, samples, at, out) {
             self.silence(960, at, out);
         }
+    }
+
+    /// Lets the player's decoder go on as a receiver's does while the talker sends nothing for a while: the talker's encoder
+    /// counts on that. Silence would make it forget what the next packet builds on.
+    fn pause(&mut self, talker: Option<TrackKey>, at: MediaTime, out: &mut Packets) -> bool {
+        let Some((toc, left @ 1..)) = self.pause.filter(|_| !self.holds(at)) else { return false };
+        let leg = self.legs.iter().find(|leg| Some(leg.key) == talker);
+        let piece = leg.and_then(|leg| leg.pieces.range(leg.range(at, moved(at, 1))).next());
+        if !piece.is_some_and(|piece| matches!(piece.content, Content::Silence(Silence::Dtx))) {
+            return false;
+        }
+        out.push(&[toc], 960);
+        self.pause = Some((toc, left - 1));
+        true
     }
 
     /// Forwards a packet, unless it is silence that is held back.
@@ -286,6 +310,8 @@ impl Forwarder {
         piece.forwarded = Some(at);
         // A stretch longer than its packet leaves a hole behind, where the next packet finds its place anew.
         let continues = piece.end.since(piece.start).0 <= u64::from(samples) + u64::from(samples) / 24;
+        let pauses = piece.hint == Hint::Quiet && samples == 960 && payload[0] & 3 == 0;
+        self.pause = (pauses && packet::mode(payload) != Some(Mode::Celt)).then(|| (payload[0], PAUSE));
         self.counts.packets += 1;
         self.counts.forwarded += SampleCount(samples.into());
         self.state = State::Forward { talker, next: continues.then_some(next) };
@@ -334,6 +360,7 @@ impl Forwarder {
             }
             self.state = State::Mix { last: talker };
         }
+        self.pause = None;
         self.counts.joints += 1;
         release(&mut self.held, out);
         let granule = MediaTime(out.written() as i64);
@@ -368,6 +395,7 @@ impl Forwarder {
         if self.holds(at) {
             self.held += u64::from(samples);
         } else {
+            self.pause = None;
             release(&mut self.held, out);
             out.push_silence(samples);
         }
