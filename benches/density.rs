@@ -12,11 +12,13 @@
 use std::sync::Arc;
 
 use callreel::testkit::TestkitError;
-use callreel::testkit::density::{CodecLimit, Conversation, Recording, Rtp, Srtp};
+use callreel::testkit::density::{CodecLimit, Conversation, Recording, Rtp, Setup, Srtp};
 use clap::Parser;
 use serde::Serialize;
 
-const STAGES: [&str; 3] = ["codec_limit", "rtp", "srtp"];
+/// All behind `srtp` have SRTP in their way: `srtp` transcodes, `listen` forwards and analyses, `forward` only forwards,
+/// `dual` passes two sides through.
+const STAGES: [&str; 6] = ["codec_limit", "rtp", "srtp", "listen", "forward", "dual"];
 
 /// Steps of 20 ms in a second of call: how long a stage works before the next has its turn.
 const TURN: u64 = 50;
@@ -144,8 +146,11 @@ fn make(stage: &str, conversation: &Arc<Conversation>, recordings: usize) -> Res
         let (conversation, from) = (conversation.clone(), index * APART);
         Ok(match stage {
             "codec_limit" => Box::new(CodecLimit::new(conversation, from)?),
-            "rtp" => Box::new(Rtp::new(conversation, from)?),
-            _ => Box::new(Srtp::new(conversation, from)?),
+            "rtp" => Box::new(Rtp::new(conversation, from, &Setup::transcoding())?),
+            "srtp" => Box::new(Srtp::new(conversation, from, &Setup::transcoding())?),
+            "listen" => Box::new(Srtp::new(conversation, from, &Setup::forwarding_and_listening())?),
+            "forward" => Box::new(Srtp::new(conversation, from, &Setup::forwarding())?),
+            _ => Box::new(Srtp::new(conversation, from, &Setup::passing())?),
         })
     };
     (0..recordings as u64).map(one).collect()

@@ -11,7 +11,7 @@ use callreel::call::{Codec, TrackKey};
 use callreel::capture::{Content, Settled, Silence};
 use callreel::decode::{Level, TrackDecoder};
 use callreel::encode::{OggInspector, OggOpusWriter, OpusConfig, OpusEncoder, OpusHead, OpusTags, packet};
-use callreel::mix::{Mixdown, MixdownConfig, Mixer};
+use callreel::mix::{Mixdown, MixdownConfig, Mixer, Mixing};
 use callreel::testkit::audio::Audio;
 use callreel::time::{MediaTime, SampleCount};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
@@ -163,7 +163,7 @@ fn call(c: &mut Criterion) {
                     serial: 1,
                     page: SampleCount(48_000),
                 };
-                let mut mixdown = Mixdown::new(&config).expect("possible");
+                let mut mixdown = Mixdown::new(&config, Mixing::Transcode).expect("possible");
                 let mut file = Vec::new();
                 for (agent, caller) in agent.iter().zip(&caller) {
                     mixdown.push(agent).expect("in order");

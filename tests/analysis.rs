@@ -16,7 +16,7 @@ use callreel::capture::{Content, Settled};
 use callreel::clock;
 use callreel::config::OutputKind;
 use callreel::encode::{OpusConfig, OpusTags};
-use callreel::mix::{Mixdown, MixdownConfig};
+use callreel::mix::{Mixdown, MixdownConfig, Mixing};
 use callreel::recording::{Manifest, Outcome, SidecarKind};
 use callreel::testkit::TrackOptions;
 use callreel::testkit::audio::Audio;
@@ -66,7 +66,7 @@ fn packets(track: TrackKey, sound: &Audio, application: opus::Application, bitra
 fn conversation(opus: OpusConfig) -> (Vec<u8>, Findings) {
     let channels = opus.channels();
     let config = MixdownConfig { opus, tags: OpusTags::new(), serial: 1, page: SampleCount::from_millis(1000) };
-    let mut mixdown = Mixdown::new(&config).unwrap();
+    let mut mixdown = Mixdown::new(&config, Mixing::Transcode).unwrap();
     mixdown.analyse(Analysis::new(AnalysisConfig::default(), channels).unwrap());
     let side = |track, name| packets(track, &fixture(name), opus::Application::Voip, 32_000);
     let (agent, caller) = (side(AGENT, "agent.flac"), side(CALLER, "caller.flac"));

@@ -48,6 +48,11 @@ fn payloads_are_decoded_without_harm() {
 }
 
 #[test]
+fn a_mix_of_forwarded_packets_ends_where_it_should() {
+    fuzz("forward");
+}
+
+#[test]
 fn offers_are_answered_or_refused() {
     fuzz("offer");
 }

@@ -8,7 +8,7 @@ use callreel::analysis::{Analysis, AnalysisConfig};
 use callreel::call::{Codec, TrackKey};
 use callreel::capture::{Content, Settled, Silence};
 use callreel::encode::{OpusConfig, OpusTags};
-use callreel::mix::{Mixdown, MixdownConfig};
+use callreel::mix::{Mixdown, MixdownConfig, Mixing};
 use callreel::time::{MediaTime, SampleCount};
 
 thread_local! {
@@ -76,7 +76,7 @@ fn minute(track: TrackKey, codec: Codec, ppm: f64, seed: u64) -> Vec<Settled> {
 
 fn run(opus: OpusConfig, codec: Codec) {
     let config = MixdownConfig { opus, tags: OpusTags::new(), serial: 1, page: SampleCount::from_millis(1000) };
-    let mut mixdown = Mixdown::new(&config).unwrap();
+    let mut mixdown = Mixdown::new(&config, Mixing::Transcode).unwrap();
     mixdown.analyse(Analysis::new(AnalysisConfig::default(), config.opus.channels()).unwrap());
     let (one, other) = (minute(TrackKey(1), codec, 120.0, 1), minute(TrackKey(2), Codec::Opus, -40.0, 2));
     let mut file = Vec::with_capacity(1 << 20);
@@ -99,6 +99,47 @@ fn run(opus: OpusConfig, codec: Codec) {
 #[test]
 fn a_call_in_full_swing_takes_no_memory() {
     run(OpusConfig::mono(), Codec::Opus);
+}
+
+/// Two who take turns, with some double talk, so that the mix is forwarded, mixed and forwarded again.
+fn turns(analysed: bool) {
+    let opus = OpusConfig::mono();
+    let config = MixdownConfig { opus, tags: OpusTags::new(), serial: 1, page: SampleCount::from_millis(1000) };
+    let mut mixdown = Mixdown::new(&config, Mixing::Auto).unwrap();
+    if analysed {
+        // Who spoke when is a list, which grows.
+        let config = AnalysisConfig { speakers: false, ..AnalysisConfig::default() };
+        mixdown.analyse(Analysis::new(config, 1).unwrap());
+    }
+    let speaks = |n: usize, whose: usize| n / 60 % 3 == 2 || n / 60 % 3 == whose;
+    let turn = |whose: usize, ppm| {
+        let mut said = minute(TrackKey(whose as u32), Codec::Opus, ppm, 1 + whose as u64);
+        for (_, stretch) in said.iter_mut().enumerate().filter(|(n, _)| !speaks(*n, whose)) {
+            stretch.content = Content::Silence(Silence::Dtx);
+        }
+        said
+    };
+    let (one, other) = (turn(0, 120.0), turn(1, -40.0));
+    let mut file = Vec::with_capacity(1 << 20);
+    let mut before = 0;
+    for (n, (one, other)) in one.iter().zip(&other).enumerate() {
+        if n == 900 {
+            before = allocations();
+        }
+        mixdown.push(one).unwrap();
+        mixdown.push(other).unwrap();
+        mixdown.advance(one.end.min(other.end)).unwrap();
+        mixdown.take_bytes(&mut file);
+    }
+    assert_eq!(allocations() - before, 0, "analysed: {analysed}");
+    let report = mixdown.forwarded().unwrap();
+    assert!(report.packets > 300 && report.joints > 10, "{report:?}");
+}
+
+#[test]
+fn a_call_that_is_forwarded_takes_no_memory() {
+    turns(false);
+    turns(true);
 }
 
 #[test]

@@ -46,12 +46,17 @@ fn talker(track: TrackKey, step: f32) -> Vec<Settled> {
     all
 }
 
-fn mixdown(opus: OpusConfig) -> Vec<u8> {
-    let mut mixdown = Mixdown::new(&config(opus)).expect("possible");
+fn mixdown(opus: OpusConfig, mixing: Mixing) -> Vec<u8> {
+    let mut mixdown = Mixdown::new(&config(opus), mixing).expect("possible");
     let mut bytes = Vec::new();
-    for (alice, bob) in talker(ALICE, 0.05).iter().zip(&talker(BOB, 0.03)) {
+    for (n, (alice, bob)) in talker(ALICE, 0.05).iter().zip(&talker(BOB, 0.03)).enumerate() {
         mixdown.push(alice).expect("in order");
-        mixdown.push(bob).expect("in order");
+        // After two seconds, she is alone.
+        if n < 100 {
+            mixdown.push(bob).expect("in order");
+        } else {
+            mixdown.end_track(BOB);
+        }
         mixdown.advance(alice.end).expect("encodes");
     }
     mixdown.finish(MediaTime(END)).expect("ends");
@@ -136,9 +141,10 @@ fn mixes_of_every_frame_duration_are_clean() {
     for millis in [10, 20, 40, 60] {
         let mut mono = OpusConfig::mono();
         mono.frame(FrameDuration::try_from(millis).expect("one of the four"));
-        judge(&format!("mono, {millis} ms"), &mixdown(mono));
+        judge(&format!("mono, {millis} ms"), &mixdown(mono.clone(), Mixing::Transcode));
+        judge(&format!("forwarded, {millis} ms"), &mixdown(mono, Mixing::Auto));
     }
-    judge("stereo", &mixdown(OpusConfig::stereo()));
+    judge("stereo", &mixdown(OpusConfig::stereo(), Mixing::Transcode));
 }
 
 #[test]
@@ -155,7 +161,7 @@ fn two_uncoupled_sides_are_clean() {
 
 #[test]
 fn a_file_cut_after_any_page_plays() {
-    let bytes = mixdown(OpusConfig::mono());
+    let bytes = mixdown(OpusConfig::mono(), Mixing::Transcode);
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut reader = PageReader::new();
     reader.push(&bytes);

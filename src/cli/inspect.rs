@@ -224,6 +224,9 @@ fn print_output(output: &OutputEntry) {
         let because = stream.because.map(|because| format!(", because {because}")).unwrap_or_default();
         let (passed, transcoded) = (stream.passed_seconds, stream.transcoded_seconds);
         println!("             {who}; passed through {passed:.3} s, transcoded {transcoded:.3} s{because}");
+        for (because, seconds) in &stream.transcoded_because {
+            println!("             transcoded {seconds:.3} s because {because}");
+        }
     }
 }
 

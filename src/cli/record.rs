@@ -71,7 +71,8 @@ pub struct Args {
     /// participant)
     #[arg(long, env = "CALLREEL_OUTPUTS", value_name = "KINDS", value_delimiter = ',', default_value = "mix")]
     outputs: Vec<String>,
-    /// Whether dual and tracks hold the senders' own packets where possible, or are always decoded and encoded anew
+    /// Whether files hold the senders' own packets where possible (in the mix: while only one talks), or are always
+    /// decoded and encoded anew
     #[arg(long, env = "CALLREEL_MIXING", value_enum, default_value = "auto")]
     mixing: MixingArg,
     /// Channels of the mix: 1 or 2
@@ -135,7 +136,7 @@ enum Format {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum MixingArg {
-    /// The senders' own packets where possible, up to 20 ms off their place in dual
+    /// The senders' own packets where possible: up to 5 ms off their place in the mix, up to 20 ms in dual
     Auto,
     /// Everything decoded and encoded anew, exact to the sample
     Transcode,

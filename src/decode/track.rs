@@ -147,6 +147,22 @@ impl TrackDecoder {
         Ok(())
     }
 
+    /// Forgets everything but what was counted and the sender's rate: the next stretch may begin anywhere, as the first.
+    pub fn restart(&mut self) {
+        self.queue.clear();
+        self.end = None;
+        self.finished = false;
+        self.at = None;
+        self.source.reset();
+        self.source.end_run();
+        self.pcm.clear();
+        self.taken = 0;
+        self.running = false;
+        self.tail.clear();
+        self.tail_at = 0;
+        self.silent_for = SampleCount::ZERO;
+    }
+
     /// Nothing follows for now: everything pushed may be read. A later push takes it up again.
     pub fn finish(&mut self) {
         self.finished = true;

@@ -74,7 +74,7 @@ impl From<FrameDuration> for u32 {
 }
 
 /// The highest audio bandwidth the encoder may use (RFC 6716 §2.1.3).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MaxBandwidth {
     /// 4 kHz.
@@ -88,6 +88,18 @@ pub enum MaxBandwidth {
     /// 20 kHz.
     #[default]
     Fullband,
+}
+
+impl From<MaxBandwidth> for opus::Bandwidth {
+    fn from(bandwidth: MaxBandwidth) -> Self {
+        match bandwidth {
+            MaxBandwidth::Narrowband => Self::Narrowband,
+            MaxBandwidth::Mediumband => Self::Mediumband,
+            MaxBandwidth::Wideband => Self::Wideband,
+            MaxBandwidth::Superwideband => Self::Superwideband,
+            MaxBandwidth::Fullband => Self::Fullband,
+        }
+    }
 }
 
 /// How to encode. Build it from [`OpusConfig::mono`] or [`OpusConfig::stereo`] and change it with the setters; every
@@ -207,6 +219,7 @@ pub struct OpusEncoder {
     encoder: opus::Encoder,
     config: OpusConfig,
     pre_skip: u16,
+    bandwidth: MaxBandwidth,
     frame_len: usize,
     packet: Vec<u8>,
     silence: Vec<u8>,
@@ -236,13 +249,7 @@ impl OpusEncoder {
         encoder.set_bitrate(opus::Bitrate::Bits(config.bitrate as i32))?;
         encoder.set_complexity(i32::from(config.complexity))?;
         encoder.set_vbr(config.vbr)?;
-        encoder.set_max_bandwidth(match config.max_bandwidth {
-            MaxBandwidth::Narrowband => opus::Bandwidth::Narrowband,
-            MaxBandwidth::Mediumband => opus::Bandwidth::Mediumband,
-            MaxBandwidth::Wideband => opus::Bandwidth::Wideband,
-            MaxBandwidth::Superwideband => opus::Bandwidth::Superwideband,
-            MaxBandwidth::Fullband => opus::Bandwidth::Fullband,
-        })?;
+        encoder.set_max_bandwidth(config.max_bandwidth.into())?;
         encoder.set_dtx(false)?;
         let pre_skip = u16::try_from(encoder.get_lookahead()?)
             .map_err(|_| EncodeError::Packet("the encoder's look-ahead does not fit into a header"))?;
@@ -254,6 +261,7 @@ impl OpusEncoder {
             encoder,
             config: config.clone(),
             pre_skip,
+            bandwidth: config.max_bandwidth,
             frame_len: config.frame.samples() as usize * config.channels(),
             packet: vec![0; MAX_PACKET],
             silence,
@@ -280,6 +288,29 @@ impl OpusEncoder {
     /// Frames that went through libopus; the others were digital silence.
     pub fn encoded_frames(&self) -> u64 {
         self.encoded_frames
+    }
+
+    /// Forgets what was encoded: the next frame begins a sound.
+    ///
+    /// # Errors
+    /// [`EncodeError::Opus`].
+    pub fn reset(&mut self) -> Result<(), EncodeError> {
+        self.silent_frames = flush_frames(self.pre_skip, self.config.frame);
+        Ok(self.encoder.reset_state()?)
+    }
+
+    /// Codes no more than `bandwidth` from here on, however much the configuration allows: bits for what is not there
+    /// are lost to what is.
+    ///
+    /// # Errors
+    /// [`EncodeError::Opus`].
+    pub fn limit_bandwidth(&mut self, bandwidth: MaxBandwidth) -> Result<(), EncodeError> {
+        let bandwidth = bandwidth.min(self.config.max_bandwidth);
+        if bandwidth != self.bandwidth {
+            self.encoder.set_max_bandwidth(bandwidth.into())?;
+            self.bandwidth = bandwidth;
+        }
+        Ok(())
     }
 
     /// Encodes one frame of [`frame_len`](Self::frame_len) samples, interleaved, full scale ±1. The packet stays valid

@@ -1,6 +1,6 @@
 //! What an Opus packet tells without being decoded (RFC 6716 §3), packets of silence, and self-delimited framing.
 
-use super::EncodeError;
+use super::{EncodeError, MaxBandwidth};
 
 /// The longest an Opus packet may last: 120 ms (RFC 6716 §3.4, R5), in samples at 48 kHz.
 pub const MAX_SAMPLES: u32 = 5760;
@@ -53,6 +53,26 @@ pub fn samples(packet: &[u8]) -> Option<u32> {
     };
     let samples = frames * frame_samples(toc);
     (1..=MAX_SAMPLES).contains(&samples).then_some(samples)
+}
+
+/// Samples at 48 kHz in a packet whose framing keeps the rules of RFC 6716 §3.4; no frame of it is decoded.
+///
+/// # Errors
+/// [`EncodeError::Packet`] where it does not.
+pub fn check(packet: &[u8]) -> Result<u32, EncodeError> {
+    frame_layout(packet)?;
+    samples(packet).ok_or(EncodeError::Packet("empty, or longer than 120 ms"))
+}
+
+/// The highest audio bandwidth in a packet that begins with `toc` (RFC 6716 §3.1, table 2).
+pub fn bandwidth(toc: u8) -> MaxBandwidth {
+    match toc >> 3 {
+        0..=3 | 16..=19 => MaxBandwidth::Narrowband,
+        4..=7 => MaxBandwidth::Mediumband,
+        8..=11 | 20..=23 => MaxBandwidth::Wideband,
+        12..=13 | 24..=27 => MaxBandwidth::Superwideband,
+        _ => MaxBandwidth::Fullband,
+    }
 }
 
 /// Writes a packet in which nothing is coded, of the same mode and duration as `like`, over what is in `out`: a decoder

@@ -74,6 +74,19 @@ impl Limiter {
         self.least_gain
     }
 
+    /// Forgets what went through, except for the lowest gain.
+    pub(super) fn restart(&mut self) {
+        self.delay.clear();
+        self.delay.resize(LATENCY * self.channels, 0.0);
+        self.lowest.clear();
+        self.frame = 0;
+        self.envelope = 1.0;
+        self.recent = [1.0; ATTACK];
+        self.recent_at = 0;
+        self.recent_sum = ATTACK as f64;
+        self.reduced = 0;
+    }
+
     /// Takes `input` and appends as much to `out`, [`LATENCY`] frames later. With `watch` off, peaks are let through.
     pub(super) fn process(&mut self, input: &[f32], watch: bool, out: &mut Vec<f32>) {
         let frames = input.len() / self.channels;

@@ -1,8 +1,9 @@
 //! The whole way from settled stretches of many tracks to one Ogg Opus stream.
 
+use super::forward::{ForwardReport, Forwarder};
 use super::packets::Packets;
 use super::transcoder::{TrackReport, Transcoder};
-use super::{Gain, MixError};
+use super::{Gain, MixError, Mixing};
 use crate::analysis::Analysis;
 use crate::call::TrackKey;
 use crate::capture::Settled;
@@ -24,12 +25,20 @@ pub struct MixdownConfig {
 
 /// Mixes all tracks of a call into one Ogg Opus stream that begins at sample 0 of the timeline.
 ///
+/// With [`Mixing::Auto`] a mono stream holds the talkers' own packets wherever only one talks; for that it lags half a
+/// second behind what is settled. What more than one says, and what cannot be forwarded, is decoded, mixed and encoded.
+///
 /// Push stretches as they are settled, then [`advance`](Self::advance) to where all tracks are settled, and take the
 /// bytes. In the steady state nothing is allocated.
 pub struct Mixdown {
-    transcoder: Transcoder,
+    path: Path,
     packets: Packets,
     writer: OggOpusWriter,
+}
+
+enum Path {
+    Transcode(Box<Transcoder>),
+    Forward(Box<Forwarder>),
 }
 
 impl Mixdown {
@@ -37,22 +46,38 @@ impl Mixdown {
     ///
     /// # Errors
     /// [`MixError::Encode`] where the configuration is impossible.
-    pub fn new(config: &MixdownConfig) -> Result<Self, MixError> {
-        let transcoder = Transcoder::new(&config.opus)?;
-        let mapping = if config.opus.channels() == 1 { Mapping::Mono } else { Mapping::Stereo };
-        let head = OpusHead::new(mapping, transcoder.pre_skip());
+    pub fn new(config: &MixdownConfig, mixing: Mixing) -> Result<Self, MixError> {
+        let mono = config.opus.channels() == 1;
+        let (path, pre_skip) = if mono && mixing == Mixing::Auto {
+            let forwarder = Forwarder::new(&config.opus)?;
+            let pre_skip = forwarder.pre_skip();
+            (Path::Forward(Box::new(forwarder)), pre_skip)
+        } else {
+            let transcoder = Transcoder::new(&config.opus)?;
+            let pre_skip = transcoder.pre_skip();
+            (Path::Transcode(Box::new(transcoder)), pre_skip)
+        };
+        let mapping = if mono { Mapping::Mono } else { Mapping::Stereo };
+        let head = OpusHead::new(mapping, pre_skip);
         let writer = OggOpusWriter::new(head, &config.tags, config.serial, config.page)?;
-        Ok(Self { transcoder, packets: Packets::default(), writer })
+        Ok(Self { path, packets: Packets::default(), writer })
     }
 
-    /// Lets `analysis` hear the mix as it is encoded, from now on. Without one, nothing is spent on it.
+    /// Lets `analysis` hear the mix as it is encoded, from now on. Without one, nothing is spent on it; with one, what is
+    /// forwarded is decoded, too.
     pub fn analyse(&mut self, analysis: Analysis) {
-        self.transcoder.analyse(analysis);
+        match &mut self.path {
+            Path::Transcode(transcoder) => transcoder.analyse(analysis),
+            Path::Forward(forwarder) => forwarder.analyse(analysis),
+        }
     }
 
     /// The analysis of the mix, whole once the stream has ended.
     pub fn take_analysis(&mut self) -> Option<Analysis> {
-        self.transcoder.take_analysis()
+        match &mut self.path {
+            Path::Transcode(transcoder) => transcoder.take_analysis(),
+            Path::Forward(forwarder) => forwarder.take_analysis(),
+        }
     }
 
     /// Takes the next stretch of a track. A track that is new joins at the stretch's start.
@@ -60,38 +85,53 @@ impl Mixdown {
     /// # Errors
     /// [`MixError::Decode`] where the stretch does not follow the one before it, or a codec cannot be set up.
     pub fn push(&mut self, stretch: &Settled) -> Result<(), MixError> {
-        self.transcoder.push(stretch)
+        match &mut self.path {
+            Path::Transcode(transcoder) => transcoder.push(stretch),
+            Path::Forward(forwarder) => forwarder.push(stretch),
+        }
     }
 
     /// Nothing more comes of a track.
     pub fn end_track(&mut self, track: TrackKey) {
-        self.transcoder.end_track(track);
+        match &mut self.path {
+            Path::Transcode(transcoder) => transcoder.end_track(track),
+            Path::Forward(forwarder) => forwarder.end_track(track),
+        }
     }
 
-    /// Sets how loud a track is made, before its first stretch comes.
+    /// Sets how loud a track is made, from the next frame on. It may be set before the track's first stretch comes.
     pub fn set_gain(&mut self, track: TrackKey, gain: Gain) {
-        self.transcoder.set_gain(track, gain);
+        match &mut self.path {
+            Path::Transcode(transcoder) => transcoder.set_gain(track, gain),
+            Path::Forward(forwarder) => forwarder.set_gain(track, gain),
+        }
     }
 
-    /// Mixes and encodes up to `settled`, the point up to which every track has been settled and no new one can begin,
-    /// as far as whole 20 ms slots go. A track whose last stretch sounds holds the mix back to that stretch's start until
-    /// the next one, unless it has ended.
+    /// Makes the stream up to `settled`, the point up to which every track has been settled and no new one can begin, as
+    /// far as is known what follows: whole 20 ms slots, and half a second less where packets are forwarded. A track whose
+    /// last stretch sounds holds the mix back to that stretch's start until the next one, unless it has ended.
     ///
     /// # Errors
     /// [`MixError::Encode`].
     pub fn advance(&mut self, settled: MediaTime) -> Result<(), MixError> {
-        self.transcoder.advance(settled, &mut self.packets)?;
+        match &mut self.path {
+            Path::Transcode(transcoder) => transcoder.advance(settled, &mut self.packets)?,
+            Path::Forward(forwarder) => forwarder.advance(settled, &mut self.packets)?,
+        }
         self.write()
     }
 
     /// Holds silence after `from` back: it is written once a sound follows or `from` is `None` again, and trimmed where
     /// neither comes.
     pub fn hold_silence_from(&mut self, from: Option<MediaTime>) {
-        self.transcoder.hold_silence_from(from);
+        match &mut self.path {
+            Path::Transcode(transcoder) => transcoder.hold_silence_from(from),
+            Path::Forward(forwarder) => forwarder.hold_silence_from(from),
+        }
     }
 
-    /// Mixes and encodes up to `end` exactly and ends the stream there, or where the silence begins that is held back.
-    /// Gives the stream's length. `end` must not lie before what was mixed.
+    /// Makes the stream up to `end` exactly and ends it there, or where the silence begins that is held back. Gives the
+    /// stream's length. `end` must not lie before what was mixed.
     ///
     /// # Errors
     /// [`MixError::Encode`]: with [`EncodeError::End`](crate::encode::EncodeError::End) where `end` lies too far back,
@@ -102,13 +142,16 @@ impl Mixdown {
         Ok(total.since(MediaTime::ZERO))
     }
 
-    /// Mixes and encodes up to `end` exactly, after which nothing comes. Gives where the stream can end: there, or where
+    /// Makes the stream up to `end` exactly, after which nothing comes. Gives where the stream can end: there, or where
     /// the silence begins that is held back. `end` must not lie before what was mixed.
     ///
     /// # Errors
     /// [`MixError::Encode`].
     pub fn drain(&mut self, end: MediaTime) -> Result<MediaTime, MixError> {
-        let total = self.transcoder.drain(end, &mut self.packets)?;
+        let total = match &mut self.path {
+            Path::Transcode(transcoder) => transcoder.drain(end, &mut self.packets)?,
+            Path::Forward(forwarder) => forwarder.drain(end, &mut self.packets)?,
+        };
         self.write()?;
         Ok(total)
     }
@@ -119,7 +162,11 @@ impl Mixdown {
     /// As [`finish`](Self::finish).
     pub fn end_at(&mut self, total: MediaTime) -> Result<(), MixError> {
         let total = total.since(MediaTime::ZERO);
-        self.transcoder.end(total.0 + u64::from(self.transcoder.pre_skip()), &mut self.packets)?;
+        let samples = total.0 + u64::from(self.writer.head().pre_skip);
+        match &mut self.path {
+            Path::Transcode(transcoder) => transcoder.end(samples, &mut self.packets)?,
+            Path::Forward(forwarder) => forwarder.end(samples, &mut self.packets)?,
+        }
         self.write()?;
         Ok(self.writer.finish(total)?)
     }
@@ -129,9 +176,12 @@ impl Mixdown {
         self.writer.take_bytes(out)
     }
 
-    /// End of what was mixed.
+    /// End of what was mixed or forwarded.
     pub fn position(&self) -> MediaTime {
-        self.transcoder.position()
+        match &self.path {
+            Path::Transcode(transcoder) => transcoder.position(),
+            Path::Forward(forwarder) => forwarder.position(&self.packets),
+        }
     }
 
     /// The writer: where the stream stands, its header.
@@ -141,12 +191,27 @@ impl Mixdown {
 
     /// The lowest gain the limiter has applied so far, 1 where it never acted.
     pub fn least_gain(&self) -> f32 {
-        self.transcoder.least_gain()
+        match &self.path {
+            Path::Transcode(transcoder) => transcoder.least_gain(),
+            Path::Forward(forwarder) => forwarder.least_gain(),
+        }
     }
 
-    /// What is known of each track, those that have ended included.
+    /// What is known of each track that was ever decoded, those that have ended included.
     pub fn tracks(&self) -> impl Iterator<Item = (TrackKey, TrackReport)> {
-        self.transcoder.tracks()
+        let transcoder = match &self.path {
+            Path::Transcode(transcoder) => transcoder,
+            Path::Forward(forwarder) => forwarder.transcoder(),
+        };
+        transcoder.tracks()
+    }
+
+    /// What was forwarded and why the rest was not; `None` where everything is transcoded.
+    pub fn forwarded(&self) -> Option<ForwardReport> {
+        match &self.path {
+            Path::Transcode(_) => None,
+            Path::Forward(forwarder) => Some(forwarder.report()),
+        }
     }
 
     fn write(&mut self) -> Result<(), MixError> {
@@ -178,7 +243,7 @@ mod tests {
             serial: 1,
             page: SampleCount::from_millis(1000),
         };
-        Mixdown::new(&config).unwrap()
+        Mixdown::new(&config, Mixing::Transcode).unwrap()
     }
 
     fn settled(track: TrackKey, start: i64, end: i64, content: Content) -> Settled {
@@ -335,7 +400,8 @@ mod tests {
                 opus.frame(millis.try_into().unwrap());
                 let tags = OpusTags::new();
                 let page = SampleCount::from_millis(1000);
-                let mut mixdown = Mixdown::new(&MixdownConfig { opus, tags, serial: 1, page }).unwrap();
+                let mut mixdown =
+                    Mixdown::new(&MixdownConfig { opus, tags, serial: 1, page }, Mixing::Transcode).unwrap();
                 mixdown.advance(MediaTime(end)).unwrap();
                 mixdown.finish(MediaTime(end)).unwrap();
                 let mut bytes = Vec::new();

@@ -104,6 +104,14 @@ impl Mixer {
         self.louder = false;
     }
 
+    /// Forgets what was mixed, except for the lowest gain: the next frame is as the first.
+    pub(super) fn restart(&mut self) {
+        self.discard();
+        self.limiter.restart();
+        self.out.clear();
+        self.skip = LATENCY * self.channels;
+    }
+
     /// No frame follows: what the limiter still holds can be taken.
     pub fn finish(&mut self) {
         self.sum.resize(LATENCY * self.channels, 0.0);

@@ -8,6 +8,7 @@
 //! | [`Mixer`] | nothing yet: it sums frames of PCM and keeps sums from clipping |
 
 mod files;
+mod forward;
 mod gain;
 mod lane;
 mod limiter;
@@ -20,6 +21,7 @@ mod transcoder;
 use thiserror::Error;
 
 pub use files::{DualFile, Side, TrackFile};
+pub use forward::{ForwardReport, Obstacle};
 pub use gain::Gain;
 pub use lane::{LaneReport, Mixing};
 pub use limiter::CEILING_DBTP;

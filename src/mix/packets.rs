@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use crate::encode::packet;
+
 /// A queue of packets that keeps its memory.
 #[derive(Debug, Default)]
 pub(super) struct Packets {
@@ -11,6 +13,7 @@ pub(super) struct Packets {
     /// Bytes and samples of each.
     lengths: VecDeque<(usize, u32)>,
     written: u64,
+    silence: Vec<u8>,
 }
 
 impl Packets {
@@ -22,6 +25,15 @@ impl Packets {
         self.bytes.extend_from_slice(packet);
         self.lengths.push_back((packet.len(), samples));
         self.written += u64::from(samples);
+    }
+
+    /// Appends a packet of digital silence, mono, of a duration that Opus frames have.
+    pub(super) fn push_silence(&mut self, samples: u32) {
+        let mut silence = std::mem::take(&mut self.silence);
+        let written = packet::write_silence(samples, false, &mut silence);
+        debug_assert!(written.is_ok(), "{samples} samples are no duration that exists");
+        self.push(&silence, samples);
+        self.silence = silence;
     }
 
     /// The first packet and its samples.

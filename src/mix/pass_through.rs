@@ -149,7 +149,7 @@ impl PassThrough {
         self.sounding = false;
         let until = self.hold_from.map_or(until, |from| from.min(until));
         while self.late(until, out) <= -FAR {
-            self.silence(960, out);
+            out.push_silence(960);
         }
     }
 
@@ -161,7 +161,7 @@ impl PassThrough {
     /// Fills up with silence until the stream holds at least `samples` samples.
     pub(super) fn fill(&mut self, samples: u64, out: &mut Packets) {
         while out.written() < samples {
-            self.silence(960, out);
+            out.push_silence(960);
         }
     }
 
@@ -196,7 +196,7 @@ impl PassThrough {
                 return Ok(());
             }
             self.stats.inserted += 1;
-            self.silence(960, out);
+            out.push_silence(960);
         }
         // What was withheld must not come back as the spare copy in the packet after it.
         if withheld_before && toc::in_band_fec(payload).is_some() {
@@ -223,15 +223,9 @@ impl PassThrough {
         for unit in units {
             let spare = if *unit == finest { i64::from(finest) / 2 } else { 0 };
             while self.late(start, out) <= spare - i64::from(*unit) {
-                self.silence(*unit, out);
+                out.push_silence(*unit);
             }
         }
-    }
-
-    fn silence(&mut self, samples: u32, out: &mut Packets) {
-        let written = packet::write_silence(samples, false, &mut self.scratch);
-        debug_assert!(written.is_ok(), "the grids are made of durations that exist");
-        out.push(&self.scratch, samples);
     }
 
     fn conceal(&mut self, stretch: &Settled, into_run: SampleCount, out: &mut Packets) {
@@ -264,7 +258,7 @@ impl PassThrough {
                 let mut left = samples;
                 while left > 0 {
                     let unit = [960, 480, 240, 120].into_iter().find(|unit| *unit <= left).unwrap_or(left);
-                    self.silence(unit, out);
+                    out.push_silence(unit);
                     left -= unit;
                 }
             }

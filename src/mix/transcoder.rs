@@ -7,14 +7,20 @@ use super::gain::{Gain, GainControl};
 use super::packets::Packets;
 use super::{MixError, Mixer};
 use crate::analysis::Analysis;
-use crate::call::TrackKey;
-use crate::capture::Settled;
+use crate::call::{Codec, TrackKey};
+use crate::capture::{Content, Settled};
 use crate::decode::{DecodeStats, Level, TrackDecoder};
-use crate::encode::{OpusConfig, OpusEncoder};
+use crate::encode::{MaxBandwidth, OpusConfig, OpusEncoder, packet};
 use crate::time::{MediaTime, SLOT, SampleCount};
 
 /// Below this peak (−60 dBFS) nobody speaks.
 const TRIMMED_BELOW: f32 = 0.001;
+
+/// The encoder codes no more than the widest packet within this.
+const BANDWIDTH_KEPT: SampleCount = SampleCount::from_millis(1000);
+
+/// Frames that warm the encoder up where it begins in the middle.
+const WARMING: u32 = 2;
 
 /// A sound that ended may ring on for so long.
 const RING_OUT: SampleCount = SampleCount::from_millis(10);
@@ -37,6 +43,8 @@ pub(super) struct Transcoder {
     encoder: OpusEncoder,
     /// End of what was mixed.
     at: MediaTime,
+    /// End of what was taken from the mixer to be encoded.
+    taken: MediaTime,
     slot: Vec<f32>,
     frame: Vec<f32>,
     /// Packets that only warm the encoder up, and go nowhere.
@@ -54,6 +62,24 @@ struct Input {
     gain: GainControl,
     level: Level,
     ended: bool,
+    /// The widest of its last packets, and until when that counts.
+    bandwidth: (MaxBandwidth, MediaTime),
+}
+
+impl Input {
+    fn notice_bandwidth(&mut self, stretch: &Settled) {
+        let (widest, until) = self.bandwidth;
+        let bandwidth = match &stretch.content {
+            Content::Packet { codec: Codec::Opus, payload } | Content::Recovered { next: payload } => {
+                payload.first().map(|toc| packet::bandwidth(*toc))
+            }
+            Content::Packet { codec: Codec::Pcmu | Codec::Pcma, .. } => Some(MaxBandwidth::Narrowband),
+            Content::Concealed { .. } | Content::Silence(_) => None,
+        };
+        if let Some(bandwidth) = bandwidth.filter(|bandwidth| *bandwidth >= widest || stretch.start >= until) {
+            self.bandwidth = (bandwidth, stretch.end + BANDWIDTH_KEPT);
+        }
+    }
 }
 
 impl Transcoder {
@@ -70,6 +96,7 @@ impl Transcoder {
             slot: vec![0.0; SLOT as usize * channels],
             encoder,
             at: MediaTime::ZERO,
+            taken: MediaTime::ZERO,
             warming: 0,
             hold_from: None,
             held: SampleCount::ZERO,
@@ -84,8 +111,82 @@ impl Transcoder {
         let mut transcoder = Self::new(config)?;
         let frame = SampleCount(u64::from(config.frame_duration().samples()));
         transcoder.at = MediaTime(granule as i64) - frame;
+        transcoder.taken = transcoder.at;
         transcoder.warming = 1;
         Ok(transcoder)
+    }
+
+    /// Starts anew with what begins at `start`, of the tracks to `keep`. The others come back with their next stretch.
+    pub(super) fn restart(&mut self, start: MediaTime, keep: impl Fn(TrackKey) -> bool) {
+        let ended = &mut self.ended;
+        self.tracks.retain(|key, input| {
+            input.decoder.restart();
+            input.ended = false;
+            let keeps = keep(*key);
+            if !keeps {
+                ended.insert(*key, input.decoder.stats());
+            }
+            keeps
+        });
+        self.mixer.restart();
+        self.at = start;
+        self.taken = start;
+    }
+
+    /// How much the encoder hears before its first packet where it begins in the middle.
+    pub(super) fn warm_up(&self) -> SampleCount {
+        SampleCount(u64::from(WARMING * self.encoder.config().frame_duration().samples()))
+    }
+
+    /// Lets the encoder begin in the middle, so that its first packet encodes what begins at `granule`. Gives up to where
+    /// one has to [listen](Self::listen) first.
+    pub(super) fn begin_encoding(&mut self, granule: MediaTime) -> Result<MediaTime, MixError> {
+        self.encoder.reset()?;
+        let frame = u64::from(self.encoder.config().frame_duration().samples());
+        let frames = (granule.since(self.taken).0 / frame).min(u64::from(WARMING));
+        self.warming = frames as u32;
+        Ok(granule - SampleCount(frames * frame))
+    }
+
+    /// Up to where a track can be read; `None` where it is not known.
+    pub(super) fn ready(&self, track: TrackKey) -> Option<MediaTime> {
+        self.tracks.get(&track).and_then(|input| input.decoder.ready())
+    }
+
+    /// No more comes of a track for now, or ever.
+    pub(super) fn finish_track(&mut self, track: TrackKey, ever: bool) {
+        if let Some(input) = self.tracks.get_mut(&track) {
+            input.decoder.finish();
+            input.ended = ever;
+        }
+    }
+
+    /// End of what was encoded, or only listened to.
+    pub(super) fn taken(&self) -> MediaTime {
+        self.taken
+    }
+
+    /// Mixes a slot, or encodes a frame of what is mixed.
+    pub(super) fn work(&mut self, out: &mut Packets) -> Result<(), MixError> {
+        if self.take_frame() {
+            return self.encode_frame(out);
+        }
+        self.mix_whole_slot();
+        Ok(())
+    }
+
+    /// Mixes a slot, or lets the analysis hear some of what is mixed, up to `until`; nothing is encoded.
+    pub(super) fn listen(&mut self, until: MediaTime) {
+        let channels = self.encoder.config().channels();
+        let frames = until.since(self.taken).0.min(SLOT).min((self.frame.len() / channels) as u64);
+        let frame = &mut self.frame[..frames as usize * channels];
+        if !self.mixer.take(frame) {
+            return self.mix_whole_slot();
+        }
+        self.taken = self.taken + SampleCount(frames);
+        if let Some(analysis) = &mut self.analysis {
+            analysis.mixed(frame);
+        }
     }
 
     /// Lets `analysis` hear what is mixed from now on.
@@ -109,9 +210,11 @@ impl Transcoder {
                 let decoder = TrackDecoder::new(self.encoder.config().channels())?;
                 let gain = self.gains.get(&stretch.track).copied().unwrap_or_default();
                 let gain = GainControl::new(gain, self.encoder.config().channels());
-                entry.insert(Input { decoder, gain, level: Level::default(), ended: false })
+                let bandwidth = (MaxBandwidth::Narrowband, stretch.start);
+                entry.insert(Input { decoder, gain, level: Level::default(), ended: false, bandwidth })
             }
         };
+        input.notice_bandwidth(stretch);
         Ok(input.decoder.push(stretch)?)
     }
 
@@ -122,9 +225,12 @@ impl Transcoder {
         }
     }
 
-    /// Sets how loud a track is made, before its first stretch comes.
+    /// Sets how loud a track is made from the next slot on.
     pub(super) fn set_gain(&mut self, track: TrackKey, gain: Gain) {
         self.gains.insert(track, gain);
+        if let Some(input) = self.tracks.get_mut(&track) {
+            input.gain = GainControl::new(gain, self.encoder.config().channels());
+        }
     }
 
     /// Encodes up to `settled`, as far as whole slots go and every track has come.
@@ -193,6 +299,28 @@ impl Transcoder {
     }
 
     fn mix_slot(&mut self, frames: usize, out: &mut Packets) -> Result<(), MixError> {
+        self.add_slot(frames);
+        let quiet = self.tracks.values().all(|input| input.level.peak * input.gain.current().abs() < TRIMMED_BELOW);
+        if quiet && self.hold_from.is_some_and(|from| self.at >= from) {
+            self.mixer.discard();
+            self.held += SampleCount(frames as u64);
+        } else {
+            self.write_held_silence(out)?;
+            self.mixer.mix(frames);
+        }
+        self.pass(frames);
+        Ok(())
+    }
+
+    /// Mixes a slot, whether it is silent or not.
+    fn mix_whole_slot(&mut self) {
+        self.add_slot(SLOT as usize);
+        self.mixer.mix(SLOT as usize);
+        self.pass(SLOT as usize);
+    }
+
+    /// Gives the mixer what all tracks hold in the next frames.
+    fn add_slot(&mut self, frames: usize) {
         let slot = &mut self.slot[..frames * self.encoder.config().channels()];
         for (track, input) in &mut self.tracks {
             let silent = input.decoder.read(self.at, slot).silent;
@@ -205,14 +333,10 @@ impl Transcoder {
                 self.mixer.add_ramp(slot, from, to);
             }
         }
-        let quiet = self.tracks.values().all(|input| input.level.peak * input.gain.current().abs() < TRIMMED_BELOW);
-        if quiet && self.hold_from.is_some_and(|from| self.at >= from) {
-            self.mixer.discard();
-            self.held += SampleCount(frames as u64);
-        } else {
-            self.write_held_silence(out)?;
-            self.mixer.mix(frames);
-        }
+    }
+
+    /// Leaves these frames behind, and the tracks that end with them.
+    fn pass(&mut self, frames: usize) {
         self.at = self.at + SampleCount(frames as u64);
         let at = self.at;
         let ended = &mut self.ended;
@@ -223,7 +347,6 @@ impl Transcoder {
             }
             !over
         });
-        Ok(())
     }
 
     fn write_held_silence(&mut self, out: &mut Packets) -> Result<(), MixError> {
@@ -237,17 +360,29 @@ impl Transcoder {
     }
 
     fn encode_whole_frames(&mut self, out: &mut Packets) -> Result<(), MixError> {
-        while self.mixer.take(&mut self.frame) {
-            if let Some(analysis) = &mut self.analysis {
-                analysis.mixed(&self.frame);
-            }
+        while self.take_frame() {
             self.encode_frame(out)?;
         }
         Ok(())
     }
 
+    /// Takes the next frame to be encoded, if there is one.
+    fn take_frame(&mut self) -> bool {
+        if !self.mixer.take(&mut self.frame) {
+            return false;
+        }
+        self.taken = self.taken + SampleCount(u64::from(self.encoder.config().frame_duration().samples()));
+        if let Some(analysis) = &mut self.analysis {
+            analysis.mixed(&self.frame);
+        }
+        true
+    }
+
     fn encode_frame(&mut self, out: &mut Packets) -> Result<(), MixError> {
         let samples = self.encoder.config().frame_duration().samples();
+        if let Some(widest) = self.tracks.values().map(|input| input.bandwidth.0).max() {
+            self.encoder.limit_bandwidth(widest)?;
+        }
         let packet = self.encoder.encode(&self.frame)?;
         if self.warming > 0 {
             self.warming -= 1;

@@ -9,7 +9,7 @@ use crate::analysis::Loudness;
 use crate::call::{Codec, ParticipantKind};
 use crate::capture::TrackLedger;
 use crate::config::OutputKind;
-use crate::mix::{LaneReport, PassStats, Side, Unpassable};
+use crate::mix::{ForwardReport, LaneReport, Obstacle, PassStats, Side, Unpassable};
 use crate::room::{RoomInfo, Transport};
 use crate::time::{MediaTime, SampleCount};
 
@@ -108,6 +108,12 @@ pub struct StreamEntry {
     /// Why passing through ended; none where it did not, or was never to begin.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub because: Option<Unpassable>,
+    /// How much of a mix is the only talker's own packets; none where none are to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forwarded_seconds: Option<f64>,
+    /// Why the rest of such a mix was decoded, mixed and encoded, and how much each time, in seconds.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub transcoded_because: BTreeMap<Obstacle, f64>,
     /// What passing through did.
     pub pass_through: PassStats,
 }
@@ -122,7 +128,26 @@ impl StreamEntry {
             transcoded_seconds: transcoded,
             transcoded_from_sample: report.transcoded_from,
             because: report.because,
+            forwarded_seconds: None,
+            transcoded_because: BTreeMap::new(),
             pass_through: report.pass,
+        }
+    }
+
+    /// How a mix came about that holds the talkers' own packets where only one talks.
+    pub fn forwarded(report: &ForwardReport) -> Self {
+        let because: BTreeMap<Obstacle, f64> =
+            report.transcoded.iter().map(|(obstacle, samples)| (*obstacle, samples.as_secs_f64())).collect();
+        let forwarded = report.forwarded.as_secs_f64();
+        Self {
+            side: None,
+            passed_seconds: forwarded,
+            transcoded_seconds: because.values().sum(),
+            transcoded_from_sample: None,
+            because: None,
+            forwarded_seconds: Some(forwarded),
+            transcoded_because: because,
+            pass_through: PassStats { passed: report.packets, samples: report.forwarded, ..PassStats::default() },
         }
     }
 }

@@ -82,7 +82,7 @@ impl Outputs {
             seen: None,
         };
         if outputs.wants(OutputKind::Mix) {
-            let mut mixdown = Mixdown::new(&outputs.mix)?;
+            let mut mixdown = Mixdown::new(&outputs.mix, outputs.mixing)?;
             if let Some(analysis) = Analysis::new(config.analysis, outputs.mix.opus.channels()) {
                 mixdown.analyse(analysis);
             }
@@ -309,10 +309,13 @@ impl Output {
 
     fn streams(&self, end: MediaTime) -> Vec<StreamEntry> {
         match &self.stream {
-            Stream::Mix(_) => {
-                let all = LaneReport { transcoded_from: Some(MediaTime::ZERO), ..LaneReport::default() };
-                vec![StreamEntry::new(None, &all, end)]
-            }
+            Stream::Mix(mixdown) => match mixdown.forwarded() {
+                Some(report) => vec![StreamEntry::forwarded(&report)],
+                None => {
+                    let all = LaneReport { transcoded_from: Some(MediaTime::ZERO), ..LaneReport::default() };
+                    vec![StreamEntry::new(None, &all, end)]
+                }
+            },
             Stream::Dual(file) => {
                 [Side::Left, Side::Right].map(|side| StreamEntry::new(Some(side), &file.report(side), end)).to_vec()
             }

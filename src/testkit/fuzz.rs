@@ -8,10 +8,12 @@ use fastrand::Rng;
 
 use super::TestkitError;
 use super::sim;
+use crate::analysis::{Analysis, AnalysisConfig};
 use crate::call::{Codec, TrackKey};
-use crate::capture::{Content, Settled, toc};
+use crate::capture::{Content, Settled, Silence, toc};
 use crate::decode::TrackDecoder;
-use crate::encode::{OggInspector, packet};
+use crate::encode::{OggInspector, OpusConfig, OpusTags, packet};
+use crate::mix::{Gain, MixError, Mixdown, MixdownConfig, Mixing};
 use crate::recording::Manifest;
 use crate::room::Receiver;
 use crate::time::{MediaTime, SampleCount};
@@ -32,6 +34,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "capture", read: capture, seeds: &[] },
     Target { name: "opus_packet", read: opus_packet, seeds: &[] },
     Target { name: "rtp_payloads", read: rtp_payloads, seeds: &[] },
+    Target { name: "forward", read: forward, seeds: &[] },
     Target { name: "offer", read: offer, seeds: &["offer-one-track.sdp", "offer-reused.sdp"] },
     Target { name: "manifest", read: manifest, seeds: &["manifest.json"] },
     Target { name: "ogg", read: ogg, seeds: &[] },
@@ -50,7 +53,7 @@ impl Target {
         };
         let mut seeds = self.seeds.iter().map(read).collect::<Result<Vec<_>, _>>()?;
         if self.seeds.is_empty() {
-            seeds.extend(packets()?);
+            seeds.extend(if self.name == "forward" { vec![talk(&packets()?)] } else { packets()? });
         }
         Ok(seeds)
     }
@@ -124,6 +127,64 @@ pub fn rtp_payloads(mut bytes: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
+/// Stretches of three tracks into a mix that forwards packets, and what else happens in a call: the first byte of each
+/// says of what kind it is and how long, the second whose it is and how many bytes follow.
+///
+/// # Errors
+/// A stream that does not end where it was asked to, or that readers complain about.
+pub fn forward(mut bytes: &[u8]) -> Result<(), String> {
+    let failed = |error: MixError| error.to_string();
+    let (opus, tags) = (OpusConfig::mono(), OpusTags::new());
+    let config = MixdownConfig { opus, tags, serial: 1, page: SampleCount::from_millis(1000) };
+    let mut mixdown = Mixdown::new(&config, Mixing::Auto).map_err(failed)?;
+    if bytes.first().is_some_and(|first| first & 1 == 1) {
+        Analysis::new(AnalysisConfig::default(), 1).into_iter().for_each(|analysis| mixdown.analyse(analysis));
+    }
+    let mut ends = [MediaTime(0), MediaTime(311), MediaTime(-500)];
+    let mut settled = MediaTime::ZERO;
+    let mut file = Vec::new();
+    while let [what, length, rest @ ..] = bytes {
+        let (payload, rest) = rest.split_at(usize::from(length >> 2).min(rest.len()));
+        bytes = rest;
+        let whose = usize::from(length & 3) % 3;
+        let track = TrackKey(whose as u32);
+        let payload = Bytes::copy_from_slice(payload);
+        let content = match what >> 4 {
+            0 => Content::Recovered { next: payload },
+            1 => Content::Concealed { into_run: SampleCount(u64::from(*length) * 48) },
+            2 => Content::Silence(Silence::Withheld),
+            3 => Content::Silence(Silence::Dtx),
+            4 => Content::Packet { codec: Codec::Pcmu, payload },
+            5 => {
+                mixdown.hold_silence_from((length & 4 == 0).then_some(settled));
+                continue;
+            }
+            6 if *length == 0 => {
+                mixdown.set_gain(track, Gain::factor(f32::from(*what & 15) / 8.0));
+                continue;
+            }
+            _ => Content::Packet { codec: Codec::Opus, payload },
+        };
+        let long = [960, 960, 961, 959, 480, 2880, 120, 5760, 1, 1000, 20_000, 960, 960, 1920, 240, 965];
+        let start = ends[whose];
+        ends[whose] = start + SampleCount(long[usize::from(what & 15)]);
+        mixdown.push(&Settled { track, start, end: ends[whose], content }).map_err(failed)?;
+        settled = ends.into_iter().min().unwrap_or(settled).max(settled);
+        mixdown.advance(settled).map_err(failed)?;
+        mixdown.take_bytes(&mut file);
+    }
+    let end = ends.into_iter().max().unwrap_or(settled);
+    let total = mixdown.finish(end).map_err(failed)?;
+    mixdown.take_bytes(&mut file);
+    let mut inspector = OggInspector::new();
+    inspector.push(&file);
+    let found = inspector.finish();
+    if MediaTime::ZERO + total > end || found.duration != total || !found.is_clean() {
+        return Err(format!("{total:?} of {end:?}, and the file says {:?} {:?}", found.duration, found.problems));
+    }
+    Ok(())
+}
+
 /// A server's offer, as the room engine takes it.
 ///
 /// # Errors
@@ -163,6 +224,28 @@ pub fn ogg(bytes: &[u8]) -> Result<(), String> {
     }
     let _ = inspector.finish();
     Ok(())
+}
+
+/// Two tracks that take turns, as [`forward`] reads it: packets of 20 ms that are short enough.
+fn talk(packets: &[Vec<u8>]) -> Vec<u8> {
+    let fits = |packet: &&Vec<u8>| packet.len() < 64 && packet::samples(packet) == Some(960);
+    let spoken: Vec<_> = packets.iter().filter(fits).collect();
+    let mut bytes = Vec::new();
+    for n in 0..120 {
+        for whose in 0..2u8 {
+            let speaks = usize::from(whose) == n / 30 % 2 || n % 50 > 45;
+            match spoken.get(n % spoken.len().max(1)).filter(|_| speaks) {
+                Some(packet) => {
+                    bytes.extend([0x70, (packet.len() as u8) << 2 | whose]);
+                    bytes.extend_from_slice(packet);
+                }
+                None => bytes.extend([0x30, whose]),
+            }
+        }
+        // Somebody else is silent.
+        bytes.extend([0x30, 2]);
+    }
+    bytes
 }
 
 /// Speech, tones and silence as publishers send them.

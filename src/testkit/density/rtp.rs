@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Conversation, Recording, TICK, failed};
+use super::{Conversation, Recording, Setup, TICK, failed};
 use crate::call::{Codec, ParticipantKind, TrackKey};
 use crate::capture::TrackSpec;
 use crate::config::Config;
@@ -15,7 +15,7 @@ use crate::time::{ClockTime, RtpTime, SAMPLE_RATE, Seq};
 /// Steps between two looks at what is settled, as in a real recording.
 const ADVANCE_EVERY: u64 = 5;
 
-/// The audio path of a recording as `callreel record` has it by default, fed with RTP packets.
+/// The audio path of a recording, fed with RTP packets.
 pub struct Rtp {
     conversation: Arc<Conversation>,
     from: u64,
@@ -31,8 +31,8 @@ impl Rtp {
     ///
     /// # Errors
     /// [`TestkitError::Simulation`] where the pipeline cannot be made.
-    pub fn new(conversation: Arc<Conversation>, from: u64) -> Result<Self, TestkitError> {
-        let pipeline = pipeline(conversation.participants())?;
+    pub fn new(conversation: Arc<Conversation>, from: u64, setup: &Setup) -> Result<Self, TestkitError> {
+        let pipeline = pipeline(conversation.participants(), setup)?;
         Ok(Self { conversation, from, tick: 0, prepared: 0, pipeline, zero: crate::clock::now() })
     }
 
@@ -79,13 +79,17 @@ impl Recording for Rtp {
 }
 
 /// A pipeline to which `participants` tracks have been published.
-pub(super) fn pipeline(participants: usize) -> Result<Pipeline, TestkitError> {
+pub(super) fn pipeline(participants: usize, setup: &Setup) -> Result<Pipeline, TestkitError> {
     let nobody = Credentials::ApiKey { key: String::new(), secret: String::new() };
-    let config = Config::new("ws://127.0.0.1", nobody, "density");
+    let mut config = Config::new("ws://127.0.0.1", nobody, "density");
+    config.outputs.clone_from(&setup.outputs);
+    config.mixing = setup.mixing;
+    config.analysis = setup.analysis;
     let mut pipeline = Pipeline::new(&config, 1).map_err(|error| failed(&error))?;
     for participant in 0..participants {
         let spec = TrackSpec { kind: ParticipantKind::Standard, codec: Codec::Opus, muted: false };
-        let speaker = Speaker { identity: format!("speaker {participant}"), side: Side::Left, gain: Gain::UNITY };
+        let side = if participant % 2 == 0 { Side::Left } else { Side::Right };
+        let speaker = Speaker { identity: format!("speaker {participant}"), side, gain: Gain::UNITY };
         pipeline
             .published(TrackKey(participant as u32), &speaker, spec, ClockTime::ZERO)
             .map_err(|error| failed(&error))?;

@@ -13,7 +13,7 @@ use str0m::rtp::RtpWrite;
 use str0m::{Candidate, Event, Input, Output, Rtc};
 
 use super::rtp::{advance, is_due, pipeline};
-use super::{Conversation, Recording, failed};
+use super::{Conversation, Recording, Setup, failed};
 use crate::call::TrackKey;
 use crate::clock::RecordingClock;
 use crate::recording::Pipeline;
@@ -51,8 +51,8 @@ impl Srtp {
     ///
     /// # Errors
     /// [`TestkitError::Simulation`] where the two ends do not connect.
-    pub fn new(conversation: Arc<Conversation>, from: u64) -> Result<Self, TestkitError> {
-        let pipeline = pipeline(conversation.participants())?;
+    pub fn new(conversation: Arc<Conversation>, from: u64, setup: &Setup) -> Result<Self, TestkitError> {
+        let pipeline = pipeline(conversation.participants(), setup)?;
         let (server, receiver, zero) = connect(conversation, from)?;
         let clock = RecordingClock::new(zero, crate::clock::wall());
         Ok(Self {
