@@ -324,7 +324,9 @@ fn a_forwarded_mix_sounds_as_good_as_a_transcoded_one() {
             report.joints,
             because.join(", ")
         );
-        if forwarded < transcoded - 0.05 {
+        // PESQ is made for speech: with music under it, scores of the same sound differ more.
+        let allowed = if name == "music on hold" { 0.1 } else { 0.05 };
+        if forwarded < transcoded - allowed {
             worse.push((name, &scores[&format!("{name}/forwarded")], &scores[&format!("{name}/transcoded")]));
         }
     }
