@@ -48,11 +48,11 @@ fn assert_plausible(report: &Report) {
     let level = &report.level;
     assert_eq!((level.calls, level.talkers), (CALLS, 2));
     for part in [&level.recorder, &level.publishers, &level.server] {
-        assert!(part.cores > 0.0 && part.rss_mib > 1.0 && part.sleeps_per_call > 1.0 && part.threads > 0, "{report}");
+        assert!(part.cores > 0.0 && part.rss_mib > 1.0 && part.threads > 0, "{report}");
     }
     assert!(level.calls_per_core > 0.0, "{report}");
     // A hundred packets a second come for each call: one wake-up serves several.
-    assert!(level.recorder.sleeps_per_call < 90.0, "{report}");
+    assert!((0.5..90.0).contains(&level.recorder.sleeps_per_call), "{report}");
     for latency in [&report.join_ms, &report.first_packet_ms, &report.completion_ms] {
         assert!(0.0 < latency.p50 && latency.p50 <= latency.p95 && latency.p95 <= latency.max, "{report}");
     }
