@@ -97,7 +97,8 @@ async fn a_recorder_without_processor_for_seconds_goes_on_where_it_was_and_accou
     freeze(pids[0], true).unwrap();
     let frozen = load.measure(Duration::from_secs(3)).await;
     freeze(pids[0], false).unwrap();
-    assert_eq!(frozen.recorder.sleeps_per_call, 0.0, "it was not frozen: {frozen}");
+    // Its threads stop one after the other.
+    assert!(frozen.recorder.sleeps_per_call < 3.0, "it was not frozen: {frozen}");
     assert!(frozen.waiting_bytes > 0, "{frozen}");
 
     let level = load.measure(Duration::from_secs(10)).await;
