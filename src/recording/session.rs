@@ -220,11 +220,12 @@ impl Session {
                 }
                 () = tokio::time::sleep_until(beat.into()) => {
                     beat = clock::beat(clock::now(), TICK);
+                    let heard = self.clock.at(self.events.heard());
                     if let Some(end) = self.take_all() {
                         return end;
                     }
                     let now = self.clock.now();
-                    self.advance(now, status);
+                    self.advance(now, heard, status);
                     if self.sinks.all_broken(self.pipeline.outputs()) {
                         return End { reason: StopReason::Fault, at: now, room_is_gone: false };
                     }
@@ -327,8 +328,9 @@ impl Session {
         self.sinks.open(self.pipeline.outputs());
     }
 
-    fn advance(&mut self, now: ClockTime, status: &watch::Sender<Status>) {
-        self.pipeline.advance(now, self.presence.alone_since());
+    /// Settles what can be. Nothing is missed beyond what was `heard`: an engine that is late still has it.
+    fn advance(&mut self, now: ClockTime, heard: ClockTime, status: &watch::Sender<Status>) {
+        self.pipeline.advance(now.min(heard), self.presence.alone_since());
         self.sinks.write(&mut self.pipeline);
         let peak_dbfs = self.pipeline.take_peak_dbfs();
         status.send_if_modified(|status| {

@@ -34,6 +34,9 @@ const PACKET: usize = 64 << 10;
 /// How many datagrams are read before everybody else gets a turn.
 const BURST: usize = 512;
 
+/// How long nothing may be told where nothing comes: a recording goes on no further than what was told.
+const QUIET: Duration = Duration::from_secs(1);
+
 /// How long the server may take to begin ICE anew by itself, after it closed the path.
 const RESTART_GRACE: Duration = Duration::from_millis(500);
 
@@ -161,7 +164,7 @@ impl Engine {
                 Flow::Continue(()) => self.drain(now),
                 Flow::Break(reason) => return reason,
             };
-            let wake = if self.media.udp.is_watched() { wake } else { self.media.pace.next(now) };
+            let wake = if self.media.udp.is_watched() { wake.min(now + QUIET) } else { self.media.pace.next(now) };
             let flow = tokio::select! {
                 ready = self.media.udp.readable() => self.on_datagrams(ready),
                 notice = self.signal.notice() => match self.on_datagrams(Ok(())) {
@@ -370,6 +373,9 @@ impl Engine {
             }
         }
         burst.give_back();
+        if let Ok(false) = more {
+            self.events.heard(now);
+        }
         if let Err(error) = more {
             return Flow::Break(CloseReason::Lost(format!("the UDP socket failed: {error}")));
         }

@@ -1,8 +1,8 @@
 //! The way of events from the engine to whoever records: in order, and bounded.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc};
 
@@ -22,6 +22,15 @@ pub struct RoomEvents {
     events: mpsc::UnboundedReceiver<RoomEvent>,
     waiting: Arc<AtomicUsize>,
     word: Arc<Notify>,
+    heard: Arc<Heard>,
+}
+
+/// Up to when everything that arrived was handed over.
+#[derive(Debug)]
+struct Heard {
+    first: Instant,
+    /// Nanoseconds since.
+    after: AtomicU64,
 }
 
 impl RoomEvents {
@@ -46,6 +55,12 @@ impl RoomEvents {
         self.word.notified().await;
     }
 
+    /// The moment up to which everything that arrived was told; fetch what waits after asking. An engine that gets no
+    /// processor time, though its consumer does, falls behind the clock: what still waits in its sockets is not lost.
+    pub fn heard(&self) -> Instant {
+        self.heard.first + Duration::from_nanos(self.heard.after.load(Ordering::Acquire))
+    }
+
     /// Whether nothing waits and nothing will come any more.
     pub fn is_over(&self) -> bool {
         self.events.is_closed() && self.events.is_empty()
@@ -65,6 +80,7 @@ pub(super) struct EventSender {
     events: mpsc::UnboundedSender<RoomEvent>,
     waiting: Arc<AtomicUsize>,
     word: Arc<Notify>,
+    heard: Arc<Heard>,
     backlog: usize,
     dropped: u64,
 }
@@ -73,9 +89,17 @@ pub(super) struct EventSender {
 pub(super) fn queue(backlog: usize) -> (EventSender, RoomEvents) {
     let (sender, receiver) = mpsc::unbounded_channel();
     let (waiting, word) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+    let heard = Arc::new(Heard { first: crate::clock::now(), after: AtomicU64::new(0) });
     (
-        EventSender { events: sender, waiting: Arc::clone(&waiting), word: Arc::clone(&word), backlog, dropped: 0 },
-        RoomEvents { events: receiver, waiting, word },
+        EventSender {
+            events: sender,
+            waiting: Arc::clone(&waiting),
+            word: Arc::clone(&word),
+            heard: Arc::clone(&heard),
+            backlog,
+            dropped: 0,
+        },
+        RoomEvents { events: receiver, waiting, word, heard },
     )
 }
 
@@ -98,6 +122,13 @@ impl EventSender {
             self.push(event);
             self.word.notify_one();
         }
+    }
+
+    /// All that arrived before `at` has been told.
+    pub(super) fn heard(&self, at: Instant) {
+        let after = at.saturating_duration_since(self.heard.first).as_nanos();
+        // Centuries fit.
+        self.heard.after.fetch_max(u64::try_from(after).unwrap_or(u64::MAX), Ordering::Release);
     }
 
     /// Whether the consumer is gone, or so late that it may as well be.
@@ -152,11 +183,20 @@ mod tests {
         assert!(events.try_recv().is_none());
     }
 
+    #[test]
+    fn what_was_heard_only_grows() {
+        let (sender, events) = queue(10);
+        let first = events.heard();
+        sender.heard(first + Duration::from_secs(2));
+        sender.heard(first + Duration::from_secs(1));
+        assert_eq!(events.heard(), first + Duration::from_secs(2));
+    }
+
     #[tokio::test]
     async fn packets_wake_nobody_up_and_everything_else_does() {
         let (mut sender, mut events) = queue(10);
         sender.send(report(1));
-        let quiet = tokio::time::timeout(std::time::Duration::from_millis(20), events.word()).await;
+        let quiet = tokio::time::timeout(Duration::from_millis(20), events.word()).await;
         assert!(quiet.is_err());
         sender.send(media());
         events.word().await;

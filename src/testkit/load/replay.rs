@@ -305,11 +305,19 @@ struct Media {
     calls: Vec<Call>,
 }
 
+struct Talker {
+    /// When the first sample is spoken.
+    start: Instant,
+    /// Frames that were spoken.
+    frames: u32,
+    /// The next sequence number: a frame that is left out takes none.
+    seq: u64,
+}
+
 struct Call {
     opened: Opened,
     connected: bool,
-    /// When each talker's first sample is spoken, and how many packets it has sent.
-    talkers: Vec<(Instant, u32)>,
+    talkers: Vec<Talker>,
 }
 
 impl Media {
@@ -366,24 +374,27 @@ impl Call {
             }
             let phase = Duration::from_millis(self.opened.call as u64 * CALLS_APART % 20);
             let start = clock::beat(now, FRAME) + phase;
-            self.talkers =
-                (0..self.opened.mids.len() as u32).map(|talker| (start + TALKERS_APART * talker, 0)).collect();
-            let begun = self.talkers.iter().map(|(start, _)| *start).collect();
+            let talker = |index: u32| Talker { start: start + TALKERS_APART * index, frames: 0, seq: 0 };
+            self.talkers = (0..self.opened.mids.len() as u32).map(talker).collect();
+            let begun = self.talkers.iter().map(|talker| talker.start).collect();
             board.begun().insert(self.opened.call, begun);
         }
-        for talker in 0..self.talkers.len() {
-            let (start, sent) = self.talkers[talker];
-            let due = start + FRAME * (sent + 1);
+        for index in 0..self.talkers.len() {
+            let mid = self.opened.mids[index];
+            let talker = &mut self.talkers[index];
+            let due = talker.start + FRAME * (talker.frames + 1);
             if due > now {
                 continue;
             }
-            self.talkers[talker].1 += 1;
+            let (frame, seq) = (talker.frames, talker.seq);
+            talker.frames += 1;
             board.late.fetch_max(now.duration_since(due).as_nanos() as u64, Ordering::Relaxed);
-            let index = (self.opened.from + sent as usize) % script.frames();
-            let Some(payload) = script.packet(talker, index) else { continue };
+            let place = (self.opened.from + frame as usize) % script.frames();
+            let Some(payload) = script.packet(index, place) else { continue };
+            talker.seq += 1;
             let mut api = self.opened.rtc.direct_api();
-            let stream = api.stream_tx_by_mid(self.opened.mids[talker], None).ok_or_else(|| failed(&"no stream"))?;
-            let (seq, time) = (u64::from(sent), sent.wrapping_mul(TICKS));
+            let stream = api.stream_tx_by_mid(mid, None).ok_or_else(|| failed(&"no stream"))?;
+            let time = frame.wrapping_mul(TICKS);
             stream.write_rtp(RtpWrite::new(self.opened.pt, seq.into(), time, now, payload.to_vec()));
             self.opened.rtc.handle_input(Input::Timeout(now)).map_err(|error| failed(&error))?;
             self.drain(socket)?;
