@@ -102,7 +102,7 @@ mod tests {
         let start = clock::now();
         let rest = |rate, capacity| {
             let mut pace = Pace::new(capacity, start);
-            after_five_seconds(&mut pace, rate, start).then(|| pace.rest)
+            after_five_seconds(&mut pace, rate, start).then_some(pace.rest)
         };
         assert_eq!(rest(100, 400), Some(REST));
         // A hundred talkers, and the buffer that Linux gives unasked.
