@@ -9,8 +9,8 @@ WORKDIR /src
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
-    cargo build --release --locked --bin callreel \
-    && install -D target/release/callreel /out/callreel
+    cargo build --profile dist --locked --bin callreel \
+    && install -D target/dist/callreel /out/callreel
 
 FROM debian:12-slim
 # Root certificates for wss:// servers.

@@ -22,9 +22,9 @@ help: ## what can be made
 tools: ## install every pinned tool
 	@tools/install
 
-build: ## the release binary
+build: ## the binary to ship, in the target directory's dist/
 	@tools/install rust debian
-	$(CARGO) build --release --locked
+	$(CARGO) build --profile dist --locked
 
 demo: ## record a conversation on a real LiveKit server into recordings/
 	@tools/install rust debian livekit
