@@ -156,9 +156,10 @@ impl Leg {
         }
     }
 
-    /// Drops what ended before `time`, except the newest piece.
+    /// Drops what ended before `time`, except the newest piece, and what a pause at `time` came after.
     pub(super) fn forget_before(&mut self, time: MediaTime) {
-        while self.pieces.len() > 1 && self.pieces[0].end < time {
+        let pauses = |piece: &Piece| matches!(piece.content, Content::Silence(Silence::Dtx)) && piece.end >= time;
+        while self.pieces.len() > 1 && self.pieces[0].end < time && !pauses(&self.pieces[1]) {
             self.pieces.pop_front();
             self.dropped += 1;
         }
@@ -219,17 +220,17 @@ impl Leg {
         (n < self.pieces.len()).then_some(n)
     }
 
-    /// Whether a piece and the one before it are below `rms`, or nothing was before it. Music is coded without linear
-    /// prediction, and never quiet above [`FAINT`].
+    /// Whether a piece and the one before it are below `rms`, or nothing was before it. Music is never quiet above [`FAINT`]:
+    /// it is coded without linear prediction, or louder in its quietest moments than a background that can be left out.
     pub(super) fn is_quiet_around(&mut self, n: usize, rms: f32) -> bool {
+        let never_pauses = self.is_noisy();
         let quiet = |leg: &mut Self, n: usize| {
             let piece = &leg.pieces[n];
-            let limit = match &piece.content {
-                Content::Packet { codec: Codec::Opus, payload } if packet::mode(payload) == Some(Mode::Celt) => {
-                    rms.min(FAINT)
-                }
-                _ => rms,
+            let is_celt = match &piece.content {
+                Content::Packet { codec: Codec::Opus, payload } => packet::mode(payload) == Some(Mode::Celt),
+                _ => false,
             };
+            let limit = if is_celt || never_pauses { rms.min(FAINT) } else { rms };
             piece.kind == Kind::Silence || leg.level(n).is_some_and(|level| level.rms < limit)
         };
         let Some(before) = n.checked_sub(1) else { return self.dropped == 0 || quiet(self, n) };
