@@ -9,12 +9,15 @@ use super::obstacle::Obstacle;
 use crate::call::{Codec, TrackKey};
 use crate::capture::{Content, Settled, Silence, toc};
 use crate::decode::{DecodeError, Level, g711_level};
+use crate::encode::MaxBandwidth;
 use crate::encode::packet::{self, Mode};
 use crate::mix::Gain;
 use crate::time::{MediaTime, SampleCount};
 
 /// Packets of no more bytes hold nothing: what encoders send in DTX.
 const EMPTY_BYTES: usize = 3;
+/// For so long after a loss the next one is waited for: 2 s.
+const LOSSY: i64 = 96_000;
 
 /// What a piece of a track is to the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +70,8 @@ pub(super) struct Leg {
     pub gain: Gain,
     pub ended: bool,
     end: Option<MediaTime>,
+    /// Where the last loss ended.
+    lost: Option<MediaTime>,
     pub ear: Ear,
     /// Whether it is part of what is planned at present.
     pub speaking: bool,
@@ -86,6 +91,7 @@ impl Leg {
             gain,
             ended: false,
             end: None,
+            lost: None,
             ear: Ear::new()?,
             speaking: false,
             shift: 0,
@@ -126,6 +132,9 @@ impl Leg {
             level,
             forwarded: None,
         };
+        if piece.kind == Kind::Other(Obstacle::Loss) {
+            self.lost = Some(piece.end);
+        }
         // Silence that goes on is one piece, however often it is settled.
         match self.pieces.back_mut() {
             Some(last) if joins(last, &piece) => last.end = piece.end,
@@ -196,6 +205,30 @@ impl Leg {
     /// Whether its background is too loud to be left out, or not known.
     pub(super) fn is_noisy(&self) -> bool {
         self.ear.is_noisy(self.gain.factor)
+    }
+
+    /// Whether its background would be missed beside a talker whose packets hold no more than `bandwidth`: nobody hears what a
+    /// voice masks, but a voice from a telephone masks nothing above it.
+    pub(super) fn is_missed_beside(&self, bandwidth: MaxBandwidth, from: MediaTime, to: MediaTime) -> bool {
+        bandwidth < MaxBandwidth::Wideband
+            && self.sounds(from, to)
+            && self.bandwidth(from, to).is_some_and(|widest| widest > bandwidth)
+            && self.ear.is_noisy_bare(self.gain.factor)
+    }
+
+    /// The bandwidth of the widest packet in `[from, to)`.
+    pub(super) fn bandwidth(&self, from: MediaTime, to: MediaTime) -> Option<MaxBandwidth> {
+        let pieces = self.pieces.range(self.range(from, to));
+        let widths = pieces.filter_map(|piece| match (&piece.content, piece.kind) {
+            (Content::Packet { payload, .. }, Kind::Packet(_)) => payload.first().map(|toc| packet::bandwidth(*toc)),
+            _ => None,
+        });
+        widths.max()
+    }
+
+    /// Whether a packet was lost around `at`: more may be.
+    pub(super) fn loses(&self, at: MediaTime) -> bool {
+        self.lost.is_some_and(|lost| at < moved(lost, LOSSY))
     }
 
     /// Why what sounds in `[from, to)` cannot be forwarded, if it cannot.

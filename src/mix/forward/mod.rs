@@ -222,6 +222,10 @@ impl Forwarder {
                 }
             }
             State::Mix { last } => match plan::want(&mut self.legs, at, moved(at, plan::STAY), last) {
+                // Every joint costs more than a while of mixing.
+                Want::Forward(Some(next)) if self.leg(next).is_some_and(|leg| leg.loses(at)) => {
+                    self.mix(Obstacle::Loss, out)?;
+                }
                 Want::Forward(next) if self.can_go_over(next, at) => self.go_over(next, at, out),
                 Want::Forward(_) => self.mix(Obstacle::Joint, out)?,
                 Want::Mix(obstacle) => self.mix(obstacle, out)?,
