@@ -19,6 +19,8 @@ const EVERY: SampleCount = SampleCount::from_millis(1000);
 const LARGER: f32 = 1.5;
 /// Forwarding leaves out no background that is louder than −58 dBFS.
 const NOISE_LIMIT: f32 = 0.001_26;
+/// Nor one louder than −76 dBFS where the talker's packets have nothing to mask it.
+const BARE_NOISE_LIMIT: f32 = 0.000_16;
 /// A voice is 8 dB above the background, and −54 dBFS at least.
 const VOICE_ABOVE: f32 = 2.5;
 const VOICE_LEAST: f32 = 0.002;
@@ -78,7 +80,16 @@ impl Ear {
 
     /// Whether the background is too loud to be left out, or not known.
     pub(super) fn is_noisy(&self, gain: f32) -> bool {
-        self.background.noise.is_none_or(|noise| noise.sqrt() * gain.abs() > NOISE_LIMIT)
+        self.is_louder_than(NOISE_LIMIT, gain)
+    }
+
+    /// Whether it is too loud where nothing masks it, or not known.
+    pub(super) fn is_noisy_bare(&self, gain: f32) -> bool {
+        self.is_louder_than(BARE_NOISE_LIMIT, gain)
+    }
+
+    fn is_louder_than(&self, limit: f32, gain: f32) -> bool {
+        self.background.noise.is_none_or(|noise| noise.sqrt() * gain.abs() > limit)
     }
 
     /// The level of piece `n`; `dropped` pieces were before the first.

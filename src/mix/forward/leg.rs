@@ -9,12 +9,15 @@ use super::obstacle::Obstacle;
 use crate::call::{Codec, TrackKey};
 use crate::capture::{Content, Settled, Silence, toc};
 use crate::decode::{DecodeError, Level, g711_level};
+use crate::encode::MaxBandwidth;
 use crate::encode::packet::{self, Mode};
 use crate::mix::Gain;
 use crate::time::{MediaTime, SampleCount};
 
 /// Packets of no more bytes hold nothing: what encoders send in DTX.
 const EMPTY_BYTES: usize = 3;
+/// For so long after a loss the next one is waited for: 2 s.
+const LOSSY: i64 = 96_000;
 
 /// What a piece of a track is to the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +70,8 @@ pub(super) struct Leg {
     pub gain: Gain,
     pub ended: bool,
     end: Option<MediaTime>,
+    /// Where the last loss ended.
+    lost: Option<MediaTime>,
     pub ear: Ear,
     /// Whether it is part of what is planned at present.
     pub speaking: bool,
@@ -86,6 +91,7 @@ impl Leg {
             gain,
             ended: false,
             end: None,
+            lost: None,
             ear: Ear::new()?,
             speaking: false,
             shift: 0,
@@ -126,6 +132,9 @@ impl Leg {
             level,
             forwarded: None,
         };
+        if piece.kind == Kind::Other(Obstacle::Loss) {
+            self.lost = Some(piece.end);
+        }
         // Silence that goes on is one piece, however often it is settled.
         match self.pieces.back_mut() {
             Some(last) if joins(last, &piece) => last.end = piece.end,
@@ -156,9 +165,10 @@ impl Leg {
         }
     }
 
-    /// Drops what ended before `time`, except the newest piece.
+    /// Drops what ended before `time`, except the newest piece, and what a pause at `time` came after.
     pub(super) fn forget_before(&mut self, time: MediaTime) {
-        while self.pieces.len() > 1 && self.pieces[0].end < time {
+        let pauses = |piece: &Piece| matches!(piece.content, Content::Silence(Silence::Dtx)) && piece.end >= time;
+        while self.pieces.len() > 1 && self.pieces[0].end < time && !pauses(&self.pieces[1]) {
             self.pieces.pop_front();
             self.dropped += 1;
         }
@@ -197,6 +207,30 @@ impl Leg {
         self.ear.is_noisy(self.gain.factor)
     }
 
+    /// Whether its background would be missed beside a talker whose packets hold no more than `bandwidth`: nobody hears what a
+    /// voice masks, but a voice from a telephone masks nothing above it.
+    pub(super) fn is_missed_beside(&self, bandwidth: MaxBandwidth, from: MediaTime, to: MediaTime) -> bool {
+        bandwidth < MaxBandwidth::Wideband
+            && self.sounds(from, to)
+            && self.bandwidth(from, to).is_some_and(|widest| widest > bandwidth)
+            && self.ear.is_noisy_bare(self.gain.factor)
+    }
+
+    /// The bandwidth of the widest packet in `[from, to)`.
+    pub(super) fn bandwidth(&self, from: MediaTime, to: MediaTime) -> Option<MaxBandwidth> {
+        let pieces = self.pieces.range(self.range(from, to));
+        let widths = pieces.filter_map(|piece| match (&piece.content, piece.kind) {
+            (Content::Packet { payload, .. }, Kind::Packet(_)) => payload.first().map(|toc| packet::bandwidth(*toc)),
+            _ => None,
+        });
+        widths.max()
+    }
+
+    /// Whether a packet was lost around `at`: more may be.
+    pub(super) fn loses(&self, at: MediaTime) -> bool {
+        self.lost.is_some_and(|lost| at < moved(lost, LOSSY))
+    }
+
     /// Why what sounds in `[from, to)` cannot be forwarded, if it cannot.
     pub(super) fn obstacle(&self, from: MediaTime, to: MediaTime) -> Option<Obstacle> {
         if self.gain != Gain::UNITY {
@@ -219,17 +253,17 @@ impl Leg {
         (n < self.pieces.len()).then_some(n)
     }
 
-    /// Whether a piece and the one before it are below `rms`, or nothing was before it. Music is coded without linear
-    /// prediction, and never quiet above [`FAINT`].
+    /// Whether a piece and the one before it are below `rms`, or nothing was before it. Music is never quiet above [`FAINT`]:
+    /// it is coded without linear prediction, or louder in its quietest moments than a background that can be left out.
     pub(super) fn is_quiet_around(&mut self, n: usize, rms: f32) -> bool {
+        let never_pauses = self.is_noisy();
         let quiet = |leg: &mut Self, n: usize| {
             let piece = &leg.pieces[n];
-            let limit = match &piece.content {
-                Content::Packet { codec: Codec::Opus, payload } if packet::mode(payload) == Some(Mode::Celt) => {
-                    rms.min(FAINT)
-                }
-                _ => rms,
+            let is_celt = match &piece.content {
+                Content::Packet { codec: Codec::Opus, payload } => packet::mode(payload) == Some(Mode::Celt),
+                _ => false,
             };
+            let limit = if is_celt || never_pauses { rms.min(FAINT) } else { rms };
             piece.kind == Kind::Silence || leg.level(n).is_some_and(|level| level.rms < limit)
         };
         let Some(before) = n.checked_sub(1) else { return self.dropped == 0 || quiet(self, n) };

@@ -15,6 +15,7 @@ mod plan;
 #[cfg(test)]
 mod tests;
 
+use bytes::Bytes;
 use leg::{Hint, Kind, Leg, len, moved};
 use obstacle::Counts;
 use plan::Want;
@@ -53,6 +54,8 @@ const SELF_CONTAINED: usize = 4;
 /// A pause of discontinuous transmission holds so many packets of 20 ms before it is silence; its sender lets it be heard
 /// at least so often.
 const PAUSE: u32 = 20;
+/// So shortly before a pause of discontinuous transmission ends, the packet before it is repeated: 160 ms.
+const RECALL: i64 = 7_680;
 
 /// Makes the stream of a mix: packets that follow each other without a gap, from as many tracks as there are.
 ///
@@ -219,6 +222,10 @@ impl Forwarder {
                 }
             }
             State::Mix { last } => match plan::want(&mut self.legs, at, moved(at, plan::STAY), last) {
+                // Every joint costs more than a while of mixing.
+                Want::Forward(Some(next)) if self.leg(next).is_some_and(|leg| leg.loses(at)) => {
+                    self.mix(Obstacle::Loss, out)?;
+                }
                 Want::Forward(next) if self.can_go_over(next, at) => self.go_over(next, at, out),
                 Want::Forward(_) => self.mix(Obstacle::Joint, out)?,
                 Want::Mix(obstacle) => self.mix(obstacle, out)?,
@@ -273,7 +280,20 @@ impl Forwarder {
             return self.silence(960, at, out);
         };
         if early > EXACT {
-            let fits = |unit: &u32| i64::from(*unit) <= early + EXACT;
+            // Silence would make the decoder forget again: what is left of whole packets comes first.
+            let rest = (early + EXACT) % 960 - EXACT;
+            let recalled = if early <= RECALL { self.recalled(talker, n) } else { None };
+            let gap = match recalled {
+                Some(_) if rest > EXACT => rest,
+                Some(payload) if early + EXACT >= 960 => {
+                    release(&mut self.held, out);
+                    out.push(&payload, 960);
+                    self.pause = Some((payload[0], PAUSE));
+                    return;
+                }
+                Some(_) | None => early,
+            };
+            let fits = |unit: &u32| i64::from(*unit) <= gap + EXACT;
             let unit = [960, 480, 240, 120].into_iter().find(fits).unwrap_or(120);
             if unit < 960 || !self.pause(talker, at, out) {
                 self.silence(unit, at, out);
@@ -281,6 +301,22 @@ impl Forwarder {
         } else if !self.pass(talker, n, samples, at, out) {
             self.silence(960, at, out);
         }
+    }
+
+    /// The packet before a pause of discontinuous transmission that piece `n` ends, if nobody hears it again: what the talker's
+    /// encoder counts on where it speaks up, and the stream was elsewhere.
+    fn recalled(&mut self, talker: Option<TrackKey>, n: usize) -> Option<Bytes> {
+        let at_rest = self.pause.is_none() && self.held == 0 && self.hold_from.is_none();
+        let leg = self.leg(talker.filter(|_| at_rest)?)?;
+        let before = n.checked_sub(2)?;
+        let is_pause = matches!(leg.pieces[n - 1].content, Content::Silence(Silence::Dtx));
+        let Content::Packet { payload, .. } = &leg.pieces[before].content else { return None };
+        let payload = payload.clone();
+        (is_pause && leg.pieces[before].kind == Kind::Packet(960) && can_pause(&payload))
+            .then(|| leg.level(before))
+            .flatten()
+            .is_some_and(|level| level.rms < FAINT)
+            .then_some(payload)
     }
 
     /// Lets the player's decoder go on as a receiver's does while the talker sends nothing for a while: the talker's encoder
@@ -312,8 +348,8 @@ impl Forwarder {
         piece.forwarded = Some(at);
         // A stretch longer than its packet leaves a hole behind, where the next packet finds its place anew.
         let continues = piece.end.since(piece.start).0 <= u64::from(samples) + u64::from(samples) / 24;
-        let pauses = piece.hint == Hint::Quiet && samples == 960 && payload[0] & 3 == 0;
-        self.pause = (pauses && packet::mode(payload) != Some(Mode::Celt)).then(|| (payload[0], PAUSE));
+        let pauses = piece.hint == Hint::Quiet && samples == 960 && can_pause(payload);
+        self.pause = pauses.then(|| (payload[0], PAUSE));
         self.counts.packets += 1;
         self.counts.forwarded += SampleCount(samples.into());
         self.state = State::Forward { talker, next: continues.then_some(next) };
@@ -472,6 +508,11 @@ impl Forwarder {
     fn leg(&mut self, key: TrackKey) -> Option<&mut Leg> {
         self.legs.iter_mut().find(|leg| leg.key == key)
     }
+}
+
+/// Whether a decoder that had this packet goes on by itself when it gets one that is empty.
+fn can_pause(payload: &[u8]) -> bool {
+    payload[0] & 3 == 0 && packet::mode(payload) != Some(Mode::Celt)
 }
 
 /// Writes the silence that was held back.

@@ -52,10 +52,18 @@ pub(super) fn want(legs: &mut [Leg], from: MediaTime, to: MediaTime, current: Op
     let heard = |leg: &&Leg| leg.speaking || leg.sounds(from, to) && leg.is_noisy();
     let mut necessary = legs.iter().filter(heard);
     match (necessary.next(), necessary.next()) {
-        (Some(leg), None) => match leg.obstacle(from, to) {
-            None => Want::Forward(Some(leg.key)),
-            Some(obstacle) => Want::Mix(obstacle),
-        },
+        (Some(leg), None) => {
+            let is_missed =
+                |other: &Leg, bandwidth| other.key != leg.key && other.is_missed_beside(bandwidth, from, to);
+            let bandwidth = leg.bandwidth(from, to);
+            match leg.obstacle(from, to) {
+                None if bandwidth.is_some_and(|b| legs.iter().any(|other| is_missed(other, b))) => {
+                    Want::Mix(Obstacle::Noise)
+                }
+                None => Want::Forward(Some(leg.key)),
+                Some(obstacle) => Want::Mix(obstacle),
+            }
+        }
         (Some(_), Some(_)) => {
             let talkers = legs.iter().filter(|leg| leg.speaking).count();
             Want::Mix(if talkers > 1 { Obstacle::DoubleTalk } else { Obstacle::Noise })
