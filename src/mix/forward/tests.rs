@@ -264,8 +264,8 @@ fn what_cannot_be_forwarded_is_mixed_and_named() {
         stretches[n].content = content;
         mix(&[stretches]).transcoded()
     };
-    assert_eq!(with(70, Content::Recovered { next: said[71].clone() }), [Obstacle::Joint, Obstacle::Loss]);
-    assert_eq!(with(70, Content::Concealed { into_run: SampleCount(0) }), [Obstacle::Joint, Obstacle::Loss]);
+    assert_eq!(with(70, Content::Recovered { next: said[71].clone() }), [Obstacle::Loss]);
+    assert_eq!(with(70, Content::Concealed { into_run: SampleCount(0) }), [Obstacle::Loss]);
     let broken = Bytes::from_static(&[0xfb, 0x83, 9, 9, 9, 9, 9]);
     assert_eq!(with(70, opus(&broken)), [Obstacle::Joint, Obstacle::Malformed]);
 
@@ -287,6 +287,62 @@ fn what_cannot_be_forwarded_is_mixed_and_named() {
     let plain = mix(&[packets(ALICE, 0, &said)]);
     let ratio = Level::of(&mixed.pcm[48_000..96_000]).rms / Level::of(&plain.pcm[48_000..96_000]).rms;
     assert!((ratio - 2.0).abs() < 0.05, "{ratio}");
+}
+
+#[test]
+fn what_came_before_a_pause_comes_again_before_it_ends() {
+    let mut random = fastrand::Rng::with_seed(2);
+    let noise: Vec<f32> = (0..100 * 960).map(|_| random.f32() - 0.5).collect();
+    for (rest, times) in [(0.002, 2), (0.2, 1)] {
+        let said = code(100, opus::Application::Voip, |n| if n < 40 * 960 { rest } else { 0.3 } * noise[n]);
+        let mut stretches = packets(ALICE, 0, &said[..40]);
+        let pause = (40 * 960, Content::Silence(Silence::Dtx));
+        stretches.extend(chain(ALICE, 40 * 960, [pause]));
+        stretches.extend(packets(ALICE, 80 * 960, &said[40..]));
+        let mixed = mix(&[stretches]);
+        let found = mixed.packets.iter().filter(|packet| packet[..] == said[39][..]).count();
+        assert_eq!(found, times, "noise of {rest}");
+    }
+}
+
+#[test]
+fn a_sound_that_never_pauses_stays_in_the_mix() {
+    // It is as soft as the moments in which a voice is gone over to.
+    let said = steady(300, 440.0, 0.012);
+    let mut stretches = packets(ALICE, 0, &said);
+    stretches[70].content = opus(&Bytes::from_static(&[0xfb, 0x83, 9, 9, 9, 9, 9]));
+    let mixed = mix(&[stretches]);
+    assert_eq!(mixed.transcoded(), [Obstacle::Joint, Obstacle::Malformed]);
+    assert_eq!(mixed.lacks(&said[100..]).len(), 200);
+}
+
+#[test]
+fn after_a_loss_mixing_goes_on_for_a_while() {
+    let said = bursts(5, 40, 300.0);
+    let mut stretches = packets(ALICE, 0, &said);
+    stretches[20].content = Content::Concealed { into_run: SampleCount(0) };
+    let mixed = mix(&[stretches]);
+    assert_eq!(mixed.lacks(&said[65..95]).len(), 30, "{:?}", mixed.report);
+    assert_eq!(mixed.lacks(&said[185..215]), [0; 0], "{:?}", mixed.report);
+}
+
+#[test]
+fn a_background_is_not_left_out_beside_a_telephone_that_does_not_mask_it() {
+    let mut random = fastrand::Rng::with_seed(5);
+    let noise: Vec<f32> = (0..300 * 960).map(|_| random.f32() - 0.5).collect();
+    let room = code(300, opus::Application::Voip, |n| 0.001_7 * noise[n]);
+    let mut encoder = opus::Encoder::new(48_000, opus::Channels::Mono, opus::Application::Voip).unwrap();
+    encoder.set_max_bandwidth(opus::Bandwidth::Narrowband).unwrap();
+    let mut narrow = |n: usize| -> Bytes {
+        let pcm: Vec<f32> = (n * 960..(n + 1) * 960).map(|n| 0.2 * tone(n, 300.0)).collect();
+        encoder.encode_vec_float(&pcm, 1500).unwrap().into()
+    };
+    let telephone: Vec<Bytes> = (0..300).map(&mut narrow).collect();
+    for (talker, mixes) in [(telephone, true), (steady(300, 300.0, 0.2), false)] {
+        let report = mix(&[packets(ALICE, 0, &talker), packets(BOB, 100, &room)]).report;
+        let noisy = report.transcoded.get(&Obstacle::Noise).copied().unwrap_or_default();
+        assert_eq!(noisy > SampleCount(200 * 960), mixes, "{report:?}");
+    }
 }
 
 #[test]
