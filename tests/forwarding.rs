@@ -378,14 +378,10 @@ fn scores(outcomes: &[Outcome]) -> Vec<BTreeMap<&'static str, [Vec<f64>; 2]>> {
             }
         }
     }
-    let jobs: Vec<Heard> = (names.iter().zip(heard).enumerate())
-        .map(|(job, ((_, speaker, _), (original, heard)))| Heard {
-            name: job.to_string(),
-            speaker,
-            original: &originals[original],
-            heard,
-        })
-        .collect();
+    let mut jobs = Vec::new();
+    for ((_, speaker, _), (original, heard)) in names.iter().zip(heard) {
+        jobs.push(Heard { name: jobs.len().to_string(), speaker, original: &originals[original], heard });
+    }
     let judged = judge(&jobs).unwrap();
     let mut scores = vec![BTreeMap::<&str, [Vec<f64>; 2]>::new(); outcomes.len()];
     for (job, (n, speaker, how)) in names.iter().enumerate() {
