@@ -70,12 +70,9 @@ async fn who_leaves_and_comes_back_in_time_goes_on_in_the_same_file() {
     let call = Call::begin_with(|config| config.stop.departure_timeout = 10 * SECOND).await;
     let mut said = Vec::new();
     for visit in [1, 2] {
-        let alice = call.join("alice").await;
         let sound = words(visit, 2 * SECOND);
-        let voice = alice.publish(sound.clone(), TrackOptions::default().start(clock::now() + SETTLE)).await.unwrap();
-        voice.said().await.unwrap();
-        said.push((alice.sid().to_owned(), sound, voice.start()));
-        alice.leave().await.unwrap();
+        let (sid, at) = call.visit("alice", &sound).await;
+        said.push((sid, sound, at));
     }
     let recorded = call.stop().await;
 

@@ -238,12 +238,9 @@ async fn who_comes_back_goes_on_in_their_own_file_and_all_files_are_as_long_as_t
     let quiet = bob.publish(words(9, SECOND), TrackOptions::default().start(clock::now() + SETTLE)).await.unwrap();
     let mut said = Vec::new();
     for visit in [1, 2] {
-        let alice = call.join("alice").await;
         let sound = words(visit, 2 * SECOND);
-        let voice = alice.publish(sound.clone(), TrackOptions::default().start(clock::now() + SETTLE)).await.unwrap();
-        voice.said().await.unwrap();
-        said.push((sound, voice.start()));
-        alice.leave().await.unwrap();
+        let (_, at) = call.visit("alice", &sound).await;
+        said.push((sound, at));
     }
     let recorded = call.stop().await;
 

@@ -12,7 +12,7 @@ use super::transcoder::{TrackReport, Transcoder};
 use crate::call::TrackKey;
 use crate::capture::{Content, Settled};
 use crate::decode::DecodeError;
-use crate::encode::OpusConfig;
+use crate::encode::{OpusConfig, OpusEncoder};
 use crate::time::{MediaTime, SampleCount};
 
 /// Whether packets may be passed through.
@@ -58,7 +58,7 @@ enum Path {
 
 impl Lane {
     pub(super) fn new(config: &OpusConfig, mixing: Mixing, grid: Grid) -> Result<Self, MixError> {
-        let pre_skip = Transcoder::new(config)?.pre_skip();
+        let pre_skip = OpusEncoder::new(config)?.pre_skip();
         Ok(Self {
             path: Path::Pass(Box::new(PassThrough::new(grid, pre_skip)), BTreeMap::new()),
             config: config.clone(),

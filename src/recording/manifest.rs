@@ -300,3 +300,21 @@ impl Manifest {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn speech_outside_of_the_recording_is_found() {
+        let manifest: Manifest = serde_json::from_str(include_str!("../../fuzz/seeds/manifest.json")).unwrap();
+        manifest.check().unwrap();
+        let end = manifest.samples.0 as i64;
+        for (from, to, fits) in [(0, end, true), (0, end + 1, false), (-1, end, false), (9, 9, false)] {
+            let (from_sample, to_sample) = (MediaTime(from), MediaTime(to));
+            let said = SpeechEntry { participant: "alice".into(), from_sample, to_sample };
+            let manifest = Manifest { speech: vec![said], ..manifest.clone() };
+            assert_eq!(manifest.check().is_ok(), fits, "{from} to {to} of {end}");
+        }
+    }
+}

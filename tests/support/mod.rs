@@ -14,7 +14,7 @@ use callreel::recording::{
 use callreel::room::Credentials;
 use callreel::testkit::analysis::{self, Found};
 use callreel::testkit::audio::{Audio, generate, samples_in};
-use callreel::testkit::{LiveKitServer, Publisher, PublisherConfig};
+use callreel::testkit::{LiveKitServer, Publisher, PublisherConfig, TrackOptions};
 
 /// The room of every call here.
 pub const ROOM: &str = "call";
@@ -56,6 +56,17 @@ impl Call {
     /// Somebody joins.
     pub async fn join(&self, identity: &str) -> Publisher {
         Publisher::join(PublisherConfig::on(&self.server, ROOM, identity)).await.unwrap()
+    }
+
+    /// Somebody joins, says `sound`, and leaves. Gives the session's SID and when the first sample was said.
+    pub async fn visit(&self, identity: &str, sound: &Audio) -> (String, Instant) {
+        let visitor = self.join(identity).await;
+        let start = clock::now() + SETTLE;
+        let voice = visitor.publish(sound.clone(), TrackOptions::default().start(start)).await.unwrap();
+        voice.said().await.unwrap();
+        let visit = (visitor.sid().to_owned(), voice.start());
+        visitor.leave().await.unwrap();
+        visit
     }
 
     /// Stops the recording and gives what came of it.

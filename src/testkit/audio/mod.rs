@@ -58,6 +58,15 @@ impl Audio {
         read::file(path.as_ref())
     }
 
+    /// Decodes a whole Ogg Opus file that is in memory, as [`read`](Self::read) does.
+    ///
+    /// # Errors
+    ///
+    /// [`TestkitError::Audio`] where it is damaged.
+    pub fn from_ogg_opus(bytes: &[u8]) -> Result<Self, TestkitError> {
+        read::ogg_opus(Path::new("(in memory)"), std::io::Cursor::new(bytes))
+    }
+
     /// Takes samples of another rate.
     ///
     /// # Errors

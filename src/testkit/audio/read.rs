@@ -48,7 +48,7 @@ fn flac(path: &Path, file: BufReader<File>) -> Result<Audio, TestkitError> {
     Audio::resampled(deinterleave(&samples, info.channels as usize), info.sample_rate)
 }
 
-fn ogg_opus(path: &Path, file: BufReader<File>) -> Result<Audio, TestkitError> {
+pub(super) fn ogg_opus(path: &Path, file: impl Read + Seek) -> Result<Audio, TestkitError> {
     let failed = |error: String| TestkitError::audio(path, error);
     let mut reader = ogg::PacketReader::new(file);
     let mut next = || reader.read_packet().map_err(|error| failed(error.to_string()));
