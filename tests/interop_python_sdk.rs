@@ -185,7 +185,8 @@ fn said(sound: &Audio, from: f64, to: f64) -> Audio {
 /// Where `sound` lies in `recording`, in seconds.
 fn place(sound: &Audio, recording: &Audio) -> f64 {
     let found = analysis::find(sound.channel(0), recording.channel(0)).expect("neither is silent");
-    assert!(found.score > 0.5, "it is not in the recording: {found:?}");
+    // Under another voice of the same loudness, and coded anew, a line is as like itself as 0.5; elsewhere 0.2 is found by chance.
+    assert!(found.score > 0.4, "it is not in the recording: {found:?}");
     found.offset as f64 / 48e3
 }
 

@@ -526,13 +526,14 @@ fn release(held: &mut u64, out: &mut Packets) {
 }
 
 /// By how much a track is still moved after a piece, so that it comes back to its place unheard: silence takes all of it
-/// back, sound is played slower or faster by half a percent.
+/// back, sound that is further off than [`EXACT`] is played slower or faster by half a percent.
 fn nearer(shift: i64, piece: &leg::Piece) -> i64 {
     let most = match piece.kind {
         Kind::Silence => return 0,
         Kind::Packet(_) | Kind::Other(_) => (len(piece.start, piece.end).0 / 192) as i64,
     };
-    shift - shift.clamp(-most, most)
+    let beyond = shift - shift.clamp(-EXACT, EXACT);
+    shift - beyond.clamp(-most, most)
 }
 
 /// Where a piece lies on the stream: where its packet was put, else on the timeline, moved by as much as its track is.
