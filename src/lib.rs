@@ -53,6 +53,7 @@ pub mod entry;
 pub mod mix;
 pub mod recording;
 pub mod room;
+pub mod store;
 #[cfg(feature = "testkit")]
 pub mod testkit;
 pub mod time;

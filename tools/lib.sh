@@ -7,6 +7,12 @@ cache=$(realpath -m "${CALLREEL_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/callreel}
 tools=$cache/tools
 livekit_version=v1.13.5
 livekit_dir=$tools/livekit-server-$livekit_version
+versitygw_version=v1.8.0
+versitygw_dir=$tools/versitygw-$versitygw_version
+minio_version=v0.0.0-20260212201848-7aac2a2c5b7c
+minio_dir=$tools/minio-$minio_version
+azurite_version=3.35.0
+azurite_dir=$tools/azurite-$azurite_version
 cargo_deny_version=0.20.2
 cargo_deny_dir=$tools/cargo-deny-$cargo_deny_version
 

@@ -20,6 +20,19 @@ pub enum TestkitError {
         /// The last lines of its log.
         log: String,
     },
+    /// Another server ended before it was ready, or never became ready.
+    #[error("{tool} did not start: {reason}; the end of its log:\n{log}")]
+    ToolStart {
+        /// Which.
+        tool: &'static str,
+        /// What was seen.
+        reason: String,
+        /// The last lines of its log.
+        log: String,
+    },
+    /// A storage server refused what a test needs; the text says what and why.
+    #[error("storage server, {0}")]
+    Storage(String),
     /// A script of the official SDK failed.
     #[error("{name}: {reason}; it said:\n{said}")]
     Script {

@@ -14,6 +14,7 @@ pub mod quality;
 pub mod replay;
 pub mod server;
 pub mod sim;
+pub mod storage;
 mod tier;
 
 pub use audio::Audio;
@@ -21,4 +22,5 @@ pub use error::TestkitError;
 pub use publisher::{AfterEnd, MutedSends, Publisher, PublisherConfig, SentLog, SentPacket, TrackOptions, Voice};
 pub use python::{PublishPlan, PythonParticipant, PythonPublisher};
 pub use server::{LiveKitServer, ServerBuilder};
+pub use storage::StorageServer;
 pub use tier::{Tier, scaled, tier};

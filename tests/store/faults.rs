@@ -1,0 +1,232 @@
+//! What a store says, and does, on a bad day.
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use bytes::Bytes;
+use callreel::store::{
+    AssumeRole, Attributes, PutOptions, Retention, RetentionMode, RetryConfig, S3Config, Secret, Store, StoreConfig,
+    StoreError,
+};
+use callreel::testkit::StorageServer;
+
+use crate::checks::{create_only, noise};
+
+const QUICK: RetryConfig = RetryConfig {
+    max_retries: 2,
+    min_retry_delay: Duration::from_millis(20),
+    max_retry_delay: Duration::from_millis(50),
+    attempt_timeout: Duration::from_secs(5),
+};
+
+async fn open(config: S3Config) -> Store {
+    Store::open(&StoreConfig::S3(S3Config { retry: QUICK, ..config })).await.unwrap()
+}
+
+#[tokio::test]
+async fn wrong_keys_are_refused_by_every_call() {
+    let server = StorageServer::versitygw().await.unwrap();
+    server.create_bucket("calls").await.unwrap();
+    let wrong_secret = S3Config { secret: Some("wrong".into()), ..server.s3_config("calls") };
+    let unknown_key = S3Config { access_key: Some("nobody".to_owned()), ..server.s3_config("calls") };
+    for config in [wrong_secret, unknown_key] {
+        let store = open(config).await;
+        let refused = |error: StoreError| {
+            assert!(matches!(error, StoreError::Refused(_)) && !error.is_retryable(), "{error:?}");
+            assert!(error.to_string().contains("s3://calls/a"), "{error}");
+        };
+        refused(store.put("a", Bytes::new(), &create_only()).await.unwrap_err());
+        refused(store.get("a", None).await.unwrap_err());
+        refused(store.head("a").await.unwrap_err());
+        refused(store.list("a").await.unwrap_err());
+        refused(store.delete(&["a".to_owned()]).await.unwrap_err());
+        refused(store.begin("a", &Attributes::default()).await.unwrap_err());
+        assert!(store.now().await.is_ok(), "the clock is told to strangers too");
+    }
+}
+
+#[tokio::test]
+async fn a_missing_bucket_is_told_as_one() {
+    let server = StorageServer::versitygw().await.unwrap();
+    let store = open(server.s3_config("nowhere")).await;
+    for error in [
+        store.put("a", Bytes::new(), &PutOptions::default()).await.unwrap_err(),
+        store.begin("a", &Attributes::default()).await.unwrap_err(),
+        store.list("").await.unwrap_err(),
+    ] {
+        assert!(matches!(error, StoreError::Gone(_)), "{error:?}");
+        assert!(error.to_string().contains("s3://nowhere") && error.to_string().contains("NoSuchBucket"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_bucket_that_is_deleted_under_an_upload_is_gone() {
+    let server = StorageServer::versitygw().await.unwrap();
+    let store = server.store("calls").await.unwrap();
+    let upload = store.begin("a", &Attributes::default()).await.unwrap();
+    let part = store.put_part("a", &upload, 1, noise(1, 1_000)).await.unwrap();
+    server.delete_bucket("calls").await.unwrap();
+    for error in [
+        store.put_part("a", &upload, 2, noise(1, 1_000)).await.unwrap_err(),
+        store.complete("a", &upload, &[part], true).await.unwrap_err(),
+    ] {
+        assert!(matches!(error, StoreError::Gone(_)), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_down_is_unavailable_within_bounds() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    drop(listener);
+    let config = S3Config {
+        bucket: "calls".to_owned(),
+        endpoint: Some(format!("http://127.0.0.1:{port}")),
+        access_key: Some("key".to_owned()),
+        secret: Some("hunter2".into()),
+        ..S3Config::default()
+    };
+    let store = open(config).await;
+    let started = tokio::time::Instant::now();
+    let error = store.put("a", noise(1, 100), &create_only()).await.unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable(_)) && error.is_retryable(), "{error:?}");
+    assert!(!error.to_string().contains("hunter2"));
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn a_server_that_never_answers_is_given_up() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let config = S3Config {
+        bucket: "calls".to_owned(),
+        endpoint: Some(format!("http://{}", listener.local_addr().unwrap())),
+        access_key: Some("key".to_owned()),
+        secret: Some("secret".into()),
+        retry: RetryConfig { attempt_timeout: Duration::from_millis(200), max_retries: 1, ..QUICK },
+        ..S3Config::default()
+    };
+    let store = Store::open(&StoreConfig::S3(config)).await.unwrap();
+    // Connections are taken by the kernel, and nobody reads them.
+    let error = store.get("a", Some(0..10)).await.unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+    assert!(error.to_string().contains("no answer within 0.2 s"), "{error}");
+}
+
+#[tokio::test]
+async fn an_upload_survives_the_death_of_its_server() {
+    let mut server = StorageServer::versitygw().await.unwrap();
+    server.create_bucket("calls").await.unwrap();
+    let patient = RetryConfig { max_retries: 100, ..QUICK };
+    let config = S3Config { retry: patient, ..server.s3_config("calls") };
+    let store = Store::open(&StoreConfig::S3(config)).await.unwrap();
+    let size = usize::try_from(store.part_size()).unwrap();
+    let content = noise(2, size + 7);
+    let upload = store.begin("a", &Attributes::default()).await.unwrap();
+    let first = store.put_part("a", &upload, 1, content.slice(..size)).await.unwrap();
+    server.kill();
+
+    // Asked while the server is down, answered once it is back.
+    let (second, ()) = tokio::join!(store.put_part("a", &upload, 2, content.slice(size..)), async {
+        server.restart().await.unwrap();
+    });
+    let second = second.unwrap();
+    assert_eq!(store.parts("a", &upload).await.unwrap(), [first.clone(), second.clone()]);
+    store.complete("a", &upload, &[first, second], true).await.unwrap();
+    assert_eq!(store.get("a", None).await.unwrap(), content);
+    assert_eq!(server.open_uploads("calls").await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn an_address_gives_the_object_to_whoever_has_it() {
+    let server = StorageServer::versitygw().await.unwrap();
+    let store = server.store("calls").await.unwrap();
+    store.put("two words.ogg", Bytes::from_static(b"sound"), &create_only()).await.unwrap();
+    let url = store.presign_get("two words.ogg", Duration::from_secs(60)).await.unwrap();
+    assert_eq!(fetch(&url).await, b"sound");
+    assert_ne!(fetch(&url.replace("two%20words", "other")).await, b"sound");
+}
+
+/// What a plain HTTP request is answered with.
+async fn fetch(url: &str) -> Vec<u8> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let (host, path) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
+    let mut stream = tokio::net::TcpStream::connect(host).await.unwrap();
+    let request = format!("GET /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    let body = answer.windows(4).position(|window| window == b"\r\n\r\n").unwrap() + 4;
+    answer.split_off(body)
+}
+
+#[tokio::test]
+async fn settings_of_finished_objects_reach_the_store() {
+    let server = StorageServer::versitygw().await.unwrap();
+    let client = server.client();
+    client.create_bucket().bucket("locked").object_lock_enabled_for_bucket(true).send().await.unwrap();
+    let config = S3Config {
+        tags: [("team".to_owned(), "support & sales".to_owned())].into(),
+        content_disposition: Some("attachment".to_owned()),
+        retention: Some(Retention { mode: RetentionMode::Governance, days: 3 }),
+        ..server.s3_config("locked")
+    };
+    let store = open(config).await;
+    let upload = store.begin("finished", &Attributes::typed("audio/ogg")).await.unwrap();
+    let part = store.put_part("finished", &upload, 1, noise(3, 100)).await.unwrap();
+    store.complete("finished", &upload, &[part], true).await.unwrap();
+    store.put("passing", noise(3, 100), &create_only()).await.unwrap();
+    let lasting = PutOptions { lasting: true, ..create_only() };
+    store.put("lasting", noise(3, 100), &lasting).await.unwrap();
+
+    for (key, kept) in [("finished", true), ("passing", false), ("lasting", true)] {
+        let head = client.head_object().bucket("locked").key(key).send().await.unwrap();
+        assert_eq!(head.object_lock_retain_until_date().is_some(), kept, "{key}");
+        let tags = client.get_object_tagging().bucket("locked").key(key).send().await;
+        let tagged = tags.is_ok_and(|tags| tags.tag_set().iter().any(|tag| tag.value() == "support & sales"));
+        assert_eq!(tagged, kept, "{key}");
+    }
+    let finished = client.head_object().bucket("locked").key("finished").send().await.unwrap();
+    assert_eq!(finished.content_type(), Some("audio/ogg"));
+    assert_eq!(finished.content_disposition(), Some("attachment"));
+}
+
+#[tokio::test]
+async fn a_checksum_of_the_whole_object_is_kept_where_it_is_asked_for() {
+    let server = StorageServer::versitygw().await.unwrap();
+    server.create_bucket("calls").await.unwrap();
+    let config = S3Config { checksum: callreel::store::Checksum::Crc64Nvme, ..server.s3_config("calls") };
+    let store = open(config).await;
+    let size = usize::try_from(store.part_size()).unwrap();
+    let upload = store.begin("a", &Attributes::default()).await.unwrap();
+    let parts = [
+        store.put_part("a", &upload, 1, noise(4, size)).await.unwrap(),
+        store.put_part("a", &upload, 2, noise(5, 100)).await.unwrap(),
+    ];
+    store.complete("a", &upload, &parts, true).await.unwrap();
+    let attributes = server.client().head_object().bucket("calls").key("a");
+    let head = attributes.checksum_mode(aws_sdk_s3::types::ChecksumMode::Enabled).send().await.unwrap();
+    assert!(head.checksum_crc64_nvme().is_some(), "{head:?}");
+}
+
+#[tokio::test]
+async fn a_role_is_assumed_and_a_refusal_does_not_show_it() {
+    let server = StorageServer::minio().await.unwrap();
+    server.create_bucket("calls").await.unwrap();
+    // MinIO gives its root user no role; it knows no external ids, and lets them pass.
+    let role = AssumeRole {
+        arn: Secret::new("arn:aws:iam::123456789012:role/hunter2"),
+        external_id: Some(Secret::new("hunter2-too")),
+        endpoint: Some(server.endpoint()),
+    };
+    let config = S3Config { assume_role: Some(role), ..server.s3_config("calls") };
+    let store = open(config.clone()).await;
+    store.put("a", noise(6, 100), &create_only()).await.unwrap();
+    assert_eq!(store.get("a", None).await.unwrap(), noise(6, 100));
+    let url = store.presign_get("a", Duration::from_secs(60)).await.unwrap();
+    assert!(url.contains("X-Amz-Security-Token="), "signed with the long-lived keys: {url}");
+
+    let refused = open(S3Config { secret: Some("wrong".into()), ..config }).await;
+    let error = refused.put("b", noise(6, 100), &create_only()).await.unwrap_err();
+    assert!(matches!(error, StoreError::Refused(_)), "{error:?}");
+    assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
+}
