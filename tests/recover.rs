@@ -87,8 +87,12 @@ fn everything(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let entries = std::fs::read_dir(root).into_iter().flatten();
     for entry in entries.map(|entry| entry.unwrap().path()) {
         match entry.is_dir() {
-            true => found.extend(everything(&entry)),
-            false => _ = found.insert(entry.strip_prefix(root).unwrap().to_owned(), std::fs::read(&entry).unwrap()),
+            true => found.extend(
+                everything(&entry)
+                    .into_iter()
+                    .map(|(path, bytes)| (Path::new(entry.file_name().unwrap()).join(path), bytes)),
+            ),
+            false => _ = found.insert(PathBuf::from(entry.file_name().unwrap()), std::fs::read(&entry).unwrap()),
         }
     }
     found

@@ -441,8 +441,12 @@ mod tests {
         let mut found = BTreeMap::new();
         for entry in fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path()) {
             match entry.is_dir() {
-                true => found.extend(everything(&entry)),
-                false => _ = found.insert(entry.strip_prefix(root).unwrap().to_owned(), fs::read(&entry).unwrap()),
+                true => found.extend(
+                    everything(&entry)
+                        .into_iter()
+                        .map(|(path, bytes)| (Path::new(entry.file_name().unwrap()).join(path), bytes)),
+                ),
+                false => _ = found.insert(PathBuf::from(entry.file_name().unwrap()), fs::read(&entry).unwrap()),
             }
         }
         found
