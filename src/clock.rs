@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime};
 
+use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use crate::time::ClockTime;
@@ -17,6 +18,32 @@ pub fn now() -> Instant {
 #[allow(clippy::disallowed_methods)]
 pub fn wall() -> OffsetDateTime {
     SystemTime::now().into()
+}
+
+/// The machine's monotonic clock at a moment, and which boot of the machine it counts from: what a process needs to know
+/// of another's clock.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SinceBoot {
+    /// The kernel's id of this boot.
+    pub boot: String,
+    /// What the clock said, in nanoseconds.
+    pub nanos: u64,
+}
+
+/// `at` as other processes of this boot can understand it; none where the kernel does not say.
+#[cfg(target_os = "linux")]
+pub fn since_boot(at: Instant) -> Option<SinceBoot> {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_owned();
+    let clock = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).ok()?;
+    let ago = u64::try_from(now().saturating_duration_since(at).as_nanos()).ok()?;
+    let nanos = u64::try_from(Duration::from(clock).as_nanos()).ok()?.checked_sub(ago)?;
+    Some(SinceBoot { boot, nanos })
+}
+
+/// `at` as other processes of this boot can understand it; none where the kernel does not say.
+#[cfg(not(target_os = "linux"))]
+pub fn since_boot(_: Instant) -> Option<SinceBoot> {
+    None
 }
 
 /// The next beat after `now` of those that come `every` so often. All who ask for the same beat get the same moments, so

@@ -34,6 +34,8 @@
 //!
 //! [`room`] → [`capture`] → [`decode`] → [`mix`] → [`encode`] → files
 //!
+//! Files grow in [`spool`], which loses nothing when the process dies.
+//!
 //! [`recording`] owns the pipeline of one call and is the only part that knows all the others. `capture`, `decode`, `mix`
 //! and `encode` read no clock and do no IO: time comes in as an argument, so an hour of call is a test of a second.
 
@@ -53,6 +55,7 @@ pub mod entry;
 pub mod mix;
 pub mod recording;
 pub mod room;
+pub mod spool;
 pub mod store;
 #[cfg(feature = "testkit")]
 pub mod testkit;

@@ -63,6 +63,11 @@ fn manifests_are_read_or_refused() {
 }
 
 #[test]
+fn journals_are_read_whatever_they_hold() {
+    fuzz("journal");
+}
+
+#[test]
 fn files_are_inspected_whatever_they_hold() {
     fuzz("ogg");
 }

@@ -11,7 +11,8 @@ use crate::analysis::Loudness;
 use crate::config::OutputKind;
 use crate::encode::{Inspection, OggInspector};
 use crate::mix::Side;
-use crate::recording::{Manifest, OutputEntry, SidecarEntry, hash_of};
+use crate::recording::{Manifest, OutputEntry, SidecarEntry};
+use crate::spool::hash_of;
 
 use super::BAD_USAGE;
 

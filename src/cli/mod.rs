@@ -4,6 +4,7 @@ mod inspect;
 mod logging;
 mod progress;
 mod record;
+mod recover;
 
 use std::process::ExitCode;
 
@@ -24,6 +25,8 @@ struct Cli {
 enum Command {
     /// Record one room until its call is over.
     Record(Box<record::Args>),
+    /// End recordings whose process died.
+    Recover(recover::Args),
     /// Print what is in a recording and check it.
     Inspect(inspect::Args),
 }
@@ -32,6 +35,7 @@ enum Command {
 pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Record(args) => record::run(*args),
+        Command::Recover(args) => recover::run(&args),
         Command::Inspect(args) => inspect::run(&args),
     }
 }

@@ -1,6 +1,7 @@
 //! `callreel record`: one call, one process, one result line.
 
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -60,6 +61,10 @@ pub struct Args {
     /// The directory for the recording
     #[arg(long, env = "CALLREEL_OUT", value_name = "DIR", default_value = "./recordings")]
     out: String,
+    /// The directory for journals, from which a recording is ended if this process dies [default: .spool in the
+    /// directory for the recording]
+    #[arg(long, env = "CALLREEL_SPOOL", value_name = "DIR")]
+    spool: Option<PathBuf>,
     /// The recording's name below the directory. Variables: {room_name} {room_id} {time} {recording_id} {job_id}
     /// {participant} {track} {ext}
     #[arg(long, env = "CALLREEL_NAME", value_name = "TEMPLATE", default_value = "{room_name}-{time}")]
@@ -235,6 +240,7 @@ impl Args {
         let mut config = Config::new(url, credentials, self.room.unwrap_or_default());
         config.identity = self.identity;
         config.out = local_directory(&self.out)?;
+        config.spool = self.spool;
         config.name =
             NameTemplate::parse(&self.name).map_err(|e| ConfigError::Invalid { key: "name", why: e.to_string() })?;
         config.outputs = self.outputs.iter().map(|word| word.parse()).collect::<Result<Vec<OutputKind>, _>>()?;

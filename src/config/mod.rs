@@ -52,6 +52,8 @@ pub struct Config {
     pub job_id: Option<String>,
     /// The directory for the files. Default `./recordings`.
     pub out: PathBuf,
+    /// The directory for journals. Default: `.spool` in the directory for the files.
+    pub spool: Option<PathBuf>,
     /// The files' name. Default `{room_name}-{time}`.
     pub name: NameTemplate,
     /// Which files to make. Default: the mix.
@@ -162,6 +164,7 @@ impl Config {
             recording_id: new_recording_id(),
             job_id: None,
             out: PathBuf::from("recordings"),
+            spool: None,
             name: default_name(),
             outputs: vec![OutputKind::Mix],
             opus: OpusConfig::default(),
@@ -214,6 +217,11 @@ impl Config {
         self.capture.validate().map_err(|e| ConfigError::Invalid { key: "capture", why: e.to_string() })
     }
 
+    /// The directory for journals.
+    pub fn spool_dir(&self) -> PathBuf {
+        self.spool.clone().unwrap_or_else(|| default_spool(&self.out))
+    }
+
     /// The identity under which the recorder joins.
     pub fn identity(&self) -> String {
         self.identity.clone().unwrap_or_else(|| format!("callreel-{}", self.recording_id))
@@ -234,6 +242,11 @@ pub fn local_directory(out: &str) -> Result<PathBuf, ConfigError> {
         Some(("s3" | "az" | "gs" | "oss", _)) => Err(ConfigError::NotAvailable { what: format!("out: {out}") }),
         Some((scheme, _)) => Err(ConfigError::Invalid { key: "out", why: format!("unknown scheme {scheme:?}") }),
     }
+}
+
+/// Where the journals of recordings into the directory `out` are, unless told otherwise.
+pub fn default_spool(out: &Path) -> PathBuf {
+    out.join(".spool")
 }
 
 /// A new recording id: a ULID, so that ids sort by time.

@@ -15,9 +15,9 @@ pub mod packet;
 
 use thiserror::Error;
 
-pub use ogg_page::{Mapping, OpusHead, OpusTags, end_at_last_page};
+pub use ogg_page::{Mapping, OpusHead, OpusTags, end_at_last_page, head_of, state_after};
 pub use ogg_reader::{Inspection, OggInspector, Page, PageReader, Problem};
-pub use ogg_writer::{OggOpusWriter, OggState};
+pub use ogg_writer::{OggOpusWriter, OggState, closing_page};
 pub use opus_encoder::{Application, FrameDuration, MAX_PACKET, MaxBandwidth, OpusConfig, OpusEncoder};
 
 /// What can go wrong while encoding or writing a container.

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::EncodeError;
+use super::ogg_writer::OggState;
 
 pub(super) const CAPTURE: &[u8; 4] = b"OggS";
 pub(super) const HEADER: usize = 27;
@@ -76,6 +77,29 @@ pub fn end_at_last_page(bytes: &mut [u8]) -> bool {
     let sum = crc(0, page);
     page[22..26].copy_from_slice(&sum.to_le_bytes());
     true
+}
+
+/// Where a stream stands after the last of the whole pages in `bytes`, which begin with one; none where that is not so, or
+/// no packet ends on that page. Checksums are not looked at: this is for pages that this process wrote.
+pub fn state_after(bytes: &[u8]) -> Option<OggState> {
+    let mut at = 0;
+    let mut last = None;
+    while let Some(length) = page_len(&bytes[at..]) {
+        last = Some(&bytes[at..at + length]);
+        at += length;
+    }
+    let (granule, rest) = last?.get(6..)?.split_first_chunk::<8>()?;
+    let (serial, rest) = rest.split_first_chunk::<4>()?;
+    let (sequence, _) = rest.split_first_chunk::<4>()?;
+    let granule = u64::from_le_bytes(*granule);
+    let sequence = u32::from_le_bytes(*sequence).wrapping_add(1);
+    (granule != NO_GRANULE).then_some(OggState { serial: u32::from_le_bytes(*serial), sequence, granule })
+}
+
+/// The identification header with which the first page in `bytes` begins a stream.
+pub fn head_of(bytes: &[u8]) -> Option<OpusHead> {
+    let page = bytes.get(..page_len(bytes)?)?;
+    OpusHead::parse(page.get(HEADER + usize::from(page[HEADER - 1])..)?)
 }
 
 /// The length of the page at the start of `bytes`, if there is a whole one.

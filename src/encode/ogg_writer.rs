@@ -42,6 +42,17 @@ pub struct OggOpusWriter {
     ended: bool,
 }
 
+/// A last page for a stream whose pages so far left it in `state`: one packet of silence that is trimmed again, so that
+/// the stream ends without a byte of it being changed.
+///
+/// # Errors
+/// [`EncodeError::Config`] for a mapping that is not written.
+pub fn closing_page(head: OpusHead, state: OggState) -> Result<Vec<u8>, EncodeError> {
+    let mut writer = OggOpusWriter::resume(head, state, SampleCount::ZERO)?;
+    writer.finish(writer.samples())?;
+    Ok(writer.out)
+}
+
 impl OggOpusWriter {
     /// A new stream: its two header pages are ready to be taken at once. Pages hold about `page` of audio; a second
     /// costs 2 % overhead at 32 kbit/s. `serial` must differ from other streams in the same file.

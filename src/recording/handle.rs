@@ -153,6 +153,8 @@ pub struct Status {
     pub peak_dbfs: f32,
     /// Bytes written, all files together.
     pub bytes: u64,
+    /// What the local disk refuses at the moment, while the recording goes on in memory.
+    pub disk_fault: Option<String>,
     /// What happened so far that will keep it from being complete.
     pub reasons: Vec<Reason>,
     /// The end, once there is one.
@@ -167,6 +169,7 @@ impl Status {
             participants: 0,
             peak_dbfs: f32::NEG_INFINITY,
             bytes: 0,
+            disk_fault: None,
             reasons: Vec::new(),
             result: None,
         }

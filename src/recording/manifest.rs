@@ -1,6 +1,8 @@
 //! The manifest: everything that is known of a recording, as one JSON document beside its files.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -161,6 +163,34 @@ pub enum SidecarKind {
     Speakers,
     /// The waveform, as JSON of `audiowaveform`.
     Peaks,
+}
+
+impl SidecarKind {
+    /// The word for it in manifests and journals.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Speakers => "speakers",
+            Self::Peaks => "peaks",
+        }
+    }
+}
+
+impl fmt::Display for SidecarKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for SidecarKind {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        match word {
+            "speakers" => Ok(Self::Speakers),
+            "peaks" => Ok(Self::Peaks),
+            _ => Err(format!("{word:?} is neither speakers nor peaks")),
+        }
+    }
 }
 
 /// A file beside the recording that tells about it.

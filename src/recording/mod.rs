@@ -12,22 +12,21 @@
 //! | `speech` | whose speech is whose (pure) |
 //! | `presence` | when it is over (pure) |
 //! | `outcome`, `manifest` | how it went, as types |
-//! | `files` | the local disk |
+//! | `recover` | recordings whose process died |
 
-mod files;
 mod handle;
 mod manifest;
 mod outcome;
 mod outputs;
 mod pipeline;
 mod presence;
+mod recover;
 mod roll;
 mod session;
 mod sides;
 mod sinks;
 mod speech;
 
-pub use files::hash_of;
 pub use handle::{OutputResult, Recorder, RecordingHandle, RecordingResult, State, Status};
 pub use manifest::{
     MANIFEST_VERSION, Manifest, MediaEntry, OutputEntry, ParticipantEntry, Role, SidecarEntry, SidecarKind,
@@ -39,3 +38,4 @@ pub(crate) use outputs::Speaker;
 #[cfg(feature = "testkit")]
 pub(crate) use pipeline::Pipeline;
 pub use presence::{EndsWith, StopPolicy};
+pub use recover::{Recovered, recover, recover_one};

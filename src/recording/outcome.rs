@@ -81,6 +81,11 @@ pub enum Reason {
         /// What went wrong.
         message: String,
     },
+    /// The recorder's process died; the recording was ended afterwards.
+    Interrupted {
+        /// Up to where it is known how samples came about, in seconds; what follows is in the files alone.
+        accounted_seconds: f64,
+    },
     /// The room could not be joined.
     Join {
         /// What went wrong.
@@ -121,6 +126,7 @@ impl Reason {
             | Self::RecorderDown { .. }
             | Self::SubscriptionFailed { .. }
             | Self::Output { .. }
+            | Self::Interrupted { .. }
             | Self::Undecodable { .. } => false,
         }
     }
@@ -136,6 +142,9 @@ impl fmt::Display for Reason {
             Self::SubscriptionFailed { track, message } => write!(f, "no subscription to {track}: {message}"),
             Self::Undecodable { track, packets } => write!(f, "{packets} packets of {track} could not be decoded"),
             Self::Output { output, message } => write!(f, "the output {output} is not whole: {message}"),
+            Self::Interrupted { accounted_seconds } => {
+                write!(f, "the recorder's process died; {accounted_seconds:.3} s are accounted for")
+            }
             Self::Join { message } => write!(f, "cannot join: {message}"),
             Self::ConnectionLost { message } => write!(f, "connection lost: {message}"),
             Self::Removed { message } => write!(f, "removed from the room: {message}"),

@@ -133,6 +133,14 @@ impl Pipeline {
         20.0 * std::mem::take(&mut self.peak).log10()
     }
 
+    /// What is known so far of a recording that goes on, but for its sound.
+    pub fn so_far(&self) -> Finished {
+        let ledgers = self.ledgers();
+        let end = ledgers.values().map(|ledger| ledger.end).max().unwrap_or(MediaTime::ZERO);
+        let refused = self.outputs.refused();
+        Finished { samples: end.since(MediaTime::ZERO), ledgers, refused, findings: Findings::default() }
+    }
+
     /// Whether packets are missing that a retransmission may still bring.
     pub fn is_waiting_for_retransmissions(&self) -> bool {
         self.capture.outstanding() > 0
@@ -146,9 +154,13 @@ impl Pipeline {
         self.push_settled();
         let end = self.outputs.finish(end);
         let refused = self.outputs.refused();
-        let ledgers = self.tracks.iter().filter_map(|key| Some((*key, self.capture.ledger(*key)?))).collect();
+        let ledgers = self.ledgers();
         let findings = self.outputs.take_findings(end);
         Finished { samples: end.since(MediaTime::ZERO), ledgers, refused, findings }
+    }
+
+    fn ledgers(&self) -> BTreeMap<TrackKey, TrackLedger> {
+        self.tracks.iter().filter_map(|key| Some((*key, self.capture.ledger(*key)?))).collect()
     }
 
     fn push_settled(&mut self) {

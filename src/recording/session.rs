@@ -1,6 +1,9 @@
 //! The loop of one call: room events, commands and time in; status, files and a result out.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -11,6 +14,7 @@ use crate::clock::{self, RecordingClock};
 use crate::config::{Config, NameValues};
 use crate::mix::Gain;
 use crate::room::{CloseReason, Room, RoomConfig, RoomEvent, RoomEvents, RoomInfo};
+use crate::spool::{Entry, JOURNAL_VERSION, Memory, Place, Reservation, Started};
 use crate::time::{ClockTime, MediaTime, SampleCount};
 
 use super::handle::{RecordingResult, State, Status};
@@ -19,9 +23,10 @@ use super::outcome::{Outcome, Reason, StopReason, judge};
 use super::outputs::Speaker;
 use super::pipeline::{Finished, Pipeline};
 use super::presence::Presence;
+use super::recover::recover;
 use super::roll::{Roll, RolledTrack};
 use super::sides::Sides;
-use super::sinks::{EXT, Sinks};
+use super::sinks::{EXT, Sinks, entry_so_far};
 use super::speech::Speech;
 
 /// How often settled audio is fetched, mixed and written. A recorder is in no hurry, and fewer wake-ups cost less.
@@ -29,6 +34,12 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// How long retransmissions under way are waited for once the recording is told to stop: a few round trips.
 const STOP_WAIT: Duration = Duration::from_millis(300);
+
+/// How often what is known so far is put down for whoever has to end the recording if this process dies…
+const LEDGER_EVERY: Duration = Duration::from_secs(5);
+
+/// …as long as that is not more than so many bytes a second: a long call with much trouble has a long ledger.
+const LEDGER_BYTES_A_SECOND: usize = 2 * 1024;
 
 /// Lost audio of one track up to which a recording still counts as complete, in seconds: less than a syllable.
 const LOSS_TOLERATED: f64 = 0.1;
@@ -72,6 +83,7 @@ async fn join(config: &Config, stops: &mut mpsc::UnboundedReceiver<StopReason>) 
     fs::create_dir_all(&config.out).map_err(|error| Reason::Storage {
         message: format!("cannot create the directory {}: {error}", config.out.display()),
     })?;
+    recover_others(config);
     tracing::info!(url = %config.url, identity = %config.identity(), "joining");
     let connected = tokio::select! {
         connected = Room::connect(room_config(config)) => connected,
@@ -79,6 +91,20 @@ async fn join(config: &Config, stops: &mut mpsc::UnboundedReceiver<StopReason>) 
     };
     let (room, events) = connected.map_err(|error| Reason::Join { message: error.to_string() })?;
     Session::begin(config.clone(), room, events).await.map(|session| Joined::Recording(Box::new(session)))
+}
+
+/// Ends, beside this recording, those in its spool whose process died; a process looks once into each spool.
+fn recover_others(config: &Config) {
+    static LOOKED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+    let (spool, own) = (config.spool_dir(), config.recording_id.clone());
+    // Nothing panics while it is held.
+    if !LOOKED.lock().unwrap_or_else(PoisonError::into_inner).insert(spool.clone()) {
+        return;
+    }
+    tokio::task::spawn_blocking(move || match recover(&spool, Some(&own)) {
+        Ok(all) => all.into_iter().filter_map(Result::err).for_each(|error| tracing::error!(%error, "cannot recover")),
+        Err(error) => tracing::error!(%error, spool = %spool.display(), "cannot look for interrupted recordings"),
+    });
 }
 
 fn room_config(config: &Config) -> RoomConfig {
@@ -121,6 +147,8 @@ struct Session {
     sinks: Sinks,
     reasons: Vec<Reason>,
     heard: bool,
+    /// When what is known is put down next.
+    ledger_due: ClockTime,
 }
 
 /// What the loop ended with.
@@ -153,13 +181,12 @@ impl Session {
             track: "",
             ext: EXT,
         });
-        let mut sinks =
-            Sinks::reserve(&config.out, &name).map_err(|error| Reason::Storage { message: error.to_string() })?;
+        let mut sinks = Sinks::reserve(reservation(&config, &room_info, &clock, at, name)).await?;
         let pipeline = Pipeline::new(&config, fastrand::u32(..))
             .map_err(|error| Reason::Internal { message: error.to_string() })?;
         sinks.open(pipeline.outputs());
         tracing::info!(room_sid = %room_info.sid, manifest = %sinks.files().manifest_path().display(), "recording started");
-        Ok(Self {
+        let mut session = Self {
             presence: Presence::new(config.stop),
             sides: Sides::new(config.sides.clone()),
             config,
@@ -172,7 +199,10 @@ impl Session {
             sinks,
             reasons: Vec::new(),
             heard: false,
-        })
+            ledger_due: ClockTime::ZERO,
+        };
+        session.put_down(ClockTime::ZERO);
+        Ok(session)
     }
 
     async fn record(
@@ -208,7 +238,8 @@ impl Session {
                 Some(reason) = stops.recv() => {
                     return End { reason, at: self.clock.now(), room_is_gone: false };
                 }
-                Some(_) = self.sinks.fault() => {
+                () = self.sinks.news() => {
+                    status.send_modify(|status| status.disk_fault = self.sinks.in_memory().map(Into::into));
                     if self.sinks.all_broken(self.pipeline.outputs()) {
                         return End { reason: StopReason::Fault, at: self.clock.now(), room_is_gone: false };
                     }
@@ -332,6 +363,9 @@ impl Session {
     fn advance(&mut self, now: ClockTime, heard: ClockTime, status: &watch::Sender<Status>) {
         self.pipeline.advance(now.min(heard), self.presence.alone_since());
         self.sinks.write(&mut self.pipeline);
+        if now >= self.ledger_due {
+            self.put_down(now);
+        }
         let peak_dbfs = self.pipeline.take_peak_dbfs();
         status.send_if_modified(|status| {
             let (elapsed, participants) = (now.since(ClockTime::ZERO), self.presence.count());
@@ -343,6 +377,23 @@ impl Session {
             status.bytes = self.sinks.bytes();
             news
         });
+    }
+
+    /// Puts down what is known so far, for whoever has to end the recording if this process dies.
+    fn put_down(&mut self, now: ClockTime) {
+        let known = self.pipeline.so_far();
+        let at = MediaTime::ZERO + known.samples;
+        let outputs = self.pipeline.outputs().origins(at).iter().map(|origin| entry_so_far(origin, at)).collect();
+        let mut reasons = self.reasons.clone();
+        reasons.extend(self.roll.refused().iter().cloned());
+        reasons.extend(losses(&self.roll, &known));
+        let end = End { reason: StopReason::Fault, at: now, room_is_gone: false };
+        let about = About { speech: None, sidecars: Vec::new() };
+        let manifest = Manifest { reasons, ..self.manifest(&end, &known, Outcome::Degraded, outputs, about) };
+        let so_far = serde_json::to_value(manifest).expect("plain data becomes JSON");
+        let cost = self.sinks.files().journal().append(&Entry::Ledger { so_far });
+        let pause = Duration::from_secs((cost / LEDGER_BYTES_A_SECOND) as u64);
+        self.ledger_due = now + pause.max(LEDGER_EVERY);
     }
 
     /// Lets retransmissions that are under way come in; what arrived after the end is not part of the recording.
@@ -387,6 +438,14 @@ impl Session {
             self.note_storage_fault(error.to_string());
         }
         let outcome = judge(self.heard, &self.reasons);
+        let manifest = written.is_ok().then(|| self.sinks.files().manifest_path().display().to_string());
+        let is_stored = written.is_ok() && stored.all_named;
+        let files = self.sinks.into_files();
+        if is_stored {
+            files.done().await
+        } else {
+            files.leave().await
+        }
         RecordingResult {
             recording_id: self.config.recording_id.clone(),
             status: if outcome == Outcome::Failed { State::Failed } else { State::Ready },
@@ -394,7 +453,7 @@ impl Session {
             reasons: self.reasons.clone(),
             stopped_by: Some(end.reason),
             outputs: stored.results,
-            manifest: written.is_ok().then(|| self.sinks.files().manifest_path().display().to_string()),
+            manifest,
         }
     }
 
@@ -486,6 +545,26 @@ impl Session {
             },
         }
     }
+}
+
+fn reservation(
+    config: &Config,
+    room: &RoomInfo,
+    clock: &RecordingClock,
+    zero: std::time::Instant,
+    name: String,
+) -> Reservation {
+    let started = Started {
+        version: JOURNAL_VERSION,
+        recording_id: config.recording_id.clone(),
+        room: room.name.clone(),
+        pid: std::process::id(),
+        wall_zero: clock.wall_zero(),
+        boot_zero: clock::since_boot(zero),
+        place: Place::Directory(config.out.clone()),
+        name,
+    };
+    Reservation { spool: config.spool_dir(), started, memory: Memory::of_process() }
 }
 
 /// What the ledgers and decoders found missing.

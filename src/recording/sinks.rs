@@ -1,18 +1,17 @@
 //! Where the pipeline's outputs go: a file each.
 
-use std::path::Path;
-
 use tokio::sync::mpsc;
 
 use crate::config::{OutputKind, safe_in_name};
+use crate::spool::{FileError, FileEvent, FileId, FinishedFile, NewFile, RecordingFiles, Reservation, What};
 use crate::time::MediaTime;
 
-use super::files::{FileError, FileFault, FileId, FinishedFile, RecordingFiles};
 use super::handle::OutputResult;
 use super::manifest::{OutputEntry, SidecarEntry, SidecarKind};
 use super::outcome::Reason;
 use super::outputs::{Contents, Origin, OutputId, Outputs};
 use super::pipeline::Pipeline;
+use super::recover::make_way;
 
 /// The ending of every file.
 pub const EXT: &str = "ogg";
@@ -24,14 +23,16 @@ pub struct Sinks {
     /// By [`OutputId`].
     sinks: Vec<Sink>,
     bytes: u64,
-    faults: mpsc::UnboundedReceiver<FileFault>,
+    events: mpsc::UnboundedReceiver<FileEvent>,
 }
 
 #[derive(Debug)]
 struct Sink {
     file: FileId,
-    /// What the disk refused first.
+    /// What broke the file.
     fault: Option<String>,
+    /// What the disk refuses while memory stands in.
+    in_memory: Option<String>,
 }
 
 /// The files when the recording is over.
@@ -43,18 +44,37 @@ pub struct Stored {
     pub results: Vec<OutputResult>,
     /// What went wrong with some or all of them.
     pub reasons: Vec<Reason>,
+    /// Whether every file has its name, whole or not.
+    pub all_named: bool,
 }
 
 impl Sinks {
-    /// Reserves the recording's name below `root`, as [`RecordingFiles::reserve`] does. No output has a file yet.
-    pub fn reserve(root: &Path, name: &str) -> Result<Self, FileError> {
-        let (fault, faults) = mpsc::unbounded_channel();
-        Ok(Self { files: RecordingFiles::reserve(root, name, fault)?, sinks: Vec::new(), bytes: 0, faults })
+    /// Reserves the recording's name, as [`RecordingFiles::reserve`] does. No output has a file yet.
+    pub async fn reserve(wanted: Reservation) -> Result<Self, Reason> {
+        let (event, events) = mpsc::unbounded_channel();
+        let reserve = move || {
+            make_way(&wanted.spool, &wanted.started.recording_id)?;
+            RecordingFiles::reserve(&wanted, event)
+        };
+        let reserved = tokio::task::spawn_blocking(reserve).await;
+        let reserved = reserved.map_err(|error| Reason::Internal { message: error.to_string() })?;
+        let files = reserved.map_err(|error| Reason::Storage { message: error.to_string() })?;
+        Ok(Self { files, sinks: Vec::new(), bytes: 0, events })
     }
 
     /// The files, and the place for the manifest.
     pub fn files(&self) -> &RecordingFiles {
         &self.files
+    }
+
+    /// The files, whose recording is over.
+    pub fn into_files(self) -> RecordingFiles {
+        self.files
+    }
+
+    /// What the disk refuses at the moment, while memory stands in for it.
+    pub fn in_memory(&self) -> Option<&str> {
+        self.sinks.iter().find_map(|sink| sink.in_memory.as_deref())
     }
 
     /// Bytes of all files together.
@@ -65,8 +85,10 @@ impl Sinks {
     /// Makes a file for every output that has none yet.
     pub fn open(&mut self, outputs: &Outputs) {
         for contents in outputs.contents().skip(self.sinks.len()) {
-            let file = self.files.create(&suffix(&contents), EXT);
-            self.sinks.push(Sink { file, fault: None });
+            let suffix = suffix(&contents);
+            let Contents { kind, participant, .. } = contents;
+            let file = self.files.create(NewFile { kind: kind.to_string(), participant, suffix, ext: EXT.into() });
+            self.sinks.push(Sink { file: file.id(), fault: None, in_memory: None });
         }
     }
 
@@ -79,11 +101,13 @@ impl Sinks {
         }
     }
 
-    /// The next fault of the disk; it is noted.
-    pub async fn fault(&mut self) -> Option<FileFault> {
-        let fault = self.faults.recv().await?;
-        self.note(&fault);
-        Some(fault)
+    /// Waits for news of the disk, and notes them.
+    pub async fn news(&mut self) {
+        match self.events.recv().await {
+            Some(event) => self.note(event),
+            // The files hold the other end.
+            None => std::future::pending().await,
+        }
     }
 
     /// Whether there are outputs and every one of them is broken, by the disk or in itself.
@@ -108,7 +132,8 @@ impl Sinks {
         ext: &'static str,
         bytes: Vec<u8>,
     ) -> Result<SidecarEntry, Reason> {
-        let stored = self.files.write_beside(ext, bytes).await;
+        let what = NewFile { kind: kind.to_string(), ext: ext.into(), ..NewFile::default() };
+        let stored = self.files.write_beside(what, bytes).await;
         let lacks = |error: FileError| Reason::Output { output: ext.to_owned(), message: error.to_string() };
         let FinishedFile { path, bytes, sha256, .. } = stored.map_err(lacks)?;
         let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -116,7 +141,7 @@ impl Sinks {
     }
 
     async fn store(&mut self, origins: Vec<Origin>, end: MediaTime) -> Stored {
-        let mut stored = Stored::default();
+        let mut stored = Stored { all_named: true, ..Stored::default() };
         for (sink, origin) in self.sinks.iter_mut().zip(&origins) {
             match self.files.finish(sink.file, origin.fault.is_none()).await {
                 Ok(file) => {
@@ -125,21 +150,33 @@ impl Sinks {
                     stored.entries.push(entry);
                 }
                 Err(error) => {
+                    stored.all_named = false;
                     sink.fault.get_or_insert_with(|| error.to_string());
                 }
             }
         }
-        while let Ok(fault) = self.faults.try_recv() {
-            self.note(&fault);
+        while let Ok(event) = self.events.try_recv() {
+            self.note(event);
         }
         stored.reasons = self.reasons(&origins);
         stored
     }
 
-    fn note(&mut self, fault: &FileFault) {
-        if let Some(sink) = self.sinks.iter_mut().find(|sink| sink.file == fault.file) {
-            tracing::error!(error = %fault.error, "a file cannot go on");
-            sink.fault.get_or_insert_with(|| fault.error.to_string());
+    fn note(&mut self, FileEvent { file, what }: FileEvent) {
+        let Some(sink) = self.sinks.iter_mut().find(|sink| sink.file == file) else { return };
+        match what {
+            What::Broken(error) => {
+                tracing::error!(%error, "a file cannot go on");
+                sink.fault.get_or_insert_with(|| error.to_string());
+            }
+            What::InMemory(error) => {
+                tracing::error!(%error, "the disk fails; the recording goes on in memory");
+                sink.in_memory = Some(error.to_string());
+            }
+            What::BackOnDisk => {
+                tracing::info!("the disk has everything again");
+                sink.in_memory = None;
+            }
         }
     }
 
@@ -177,6 +214,12 @@ fn entry(file: &FinishedFile, origin: &Origin, end: MediaTime) -> OutputEntry {
         sha256: file.sha256.clone(),
         streams: origin.streams.clone(),
     }
+}
+
+/// An output as it is known while its file still grows.
+pub fn entry_so_far(origin: &Origin, at: MediaTime) -> OutputEntry {
+    let (path, sha256) = Default::default();
+    entry(&FinishedFile { path, bytes: 0, sha256, cut_to: None, in_memory: false }, origin, at)
 }
 
 /// `mix`, `dual`, or whose track it is.

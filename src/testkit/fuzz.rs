@@ -16,6 +16,7 @@ use crate::encode::{OggInspector, OpusConfig, OpusTags, packet};
 use crate::mix::{Gain, MixError, Mixdown, MixdownConfig, Mixing};
 use crate::recording::Manifest;
 use crate::room::Receiver;
+use crate::spool::{Entry, History};
 use crate::time::{MediaTime, SampleCount};
 
 /// Something that reads foreign bytes.
@@ -37,6 +38,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "forward", read: forward, seeds: &[] },
     Target { name: "offer", read: offer, seeds: &["offer-one-track.sdp", "offer-reused.sdp"] },
     Target { name: "manifest", read: manifest, seeds: &["manifest.json"] },
+    Target { name: "journal", read: journal, seeds: &["journal.jsonl"] },
     Target { name: "ogg", read: ogg, seeds: &[] },
 ];
 
@@ -209,6 +211,20 @@ pub fn manifest(bytes: &[u8]) -> Result<(), String> {
     let _ = manifest.check();
     let written = serde_json::to_vec(&manifest).map_err(|error| error.to_string())?;
     serde_json::from_slice::<Manifest>(&written).map(|_| ()).map_err(|error| error.to_string())
+}
+
+/// The journal of a recording, as recovery reads it.
+///
+/// # Errors
+/// A journal that says something else once it is written again.
+pub fn journal(bytes: &[u8]) -> Result<(), String> {
+    let known = |bytes: &[u8]| History { unread: 0, so_far: None, ..History::read(bytes) };
+    let mut again = Vec::new();
+    let (whole, _torn) = bytes.split_at(bytes.iter().rposition(|byte| *byte == b'\n').unwrap_or(0));
+    for entry in whole.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<Entry>(line).ok()) {
+        again.extend(entry.line().map_err(|error| error.to_string())?);
+    }
+    if known(bytes) == known(&again) { Ok(()) } else { Err("a journal that changes".into()) }
 }
 
 /// An Ogg file, as `callreel inspect` reads it.

@@ -1,0 +1,659 @@
+//! The files of one recording.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::file::SpoolFile;
+use super::growing::{Growing, Output};
+use super::history::{Entry, Made, NewFile, Place, Started};
+use super::journal::Journal;
+use super::memory::Memory;
+use super::names::{Reserve, give_name, hex, manifest_of, numbered, part_of, sync_directory_of, with_suffix};
+use super::volume::Volume;
+use super::{FileError, FileEvent, FileId, FinishedFile};
+
+/// How long the disk may take to finish a file before it counts as dead.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a recording needs to have files.
+#[derive(Clone, Debug)]
+pub struct Reservation {
+    /// The directory of journals, and of files that go into a store.
+    pub spool: PathBuf,
+    /// What is recorded, and where to.
+    pub started: Started,
+    /// What may be kept in memory: as a rule [`Memory::of_process`].
+    pub memory: Arc<Memory>,
+}
+
+/// The files of one recording, reserved under one name.
+#[derive(Debug)]
+pub struct RecordingFiles {
+    spool: PathBuf,
+    /// The directory below the spool that is the recording's own.
+    own: Option<PathBuf>,
+    stem: PathBuf,
+    journal: Arc<Journal>,
+    volume: Arc<Volume>,
+    memory: Arc<Memory>,
+    keep: Arc<AtomicBool>,
+    files: Vec<SpoolFile>,
+    /// Numbers given to files so far.
+    numbers: Arc<AtomicUsize>,
+    reserve: Arc<Mutex<Option<Reserve>>>,
+    events: mpsc::UnboundedSender<FileEvent>,
+    ended: bool,
+}
+
+impl RecordingFiles {
+    /// Reserves the recording's name and begins its journal. Waits for the disk.
+    ///
+    /// Where the name is taken, the first free one of `NAME-1`, `NAME-2`… is taken instead. What happens to files later is
+    /// sent to `events`; one that breaks does not hold the others up.
+    ///
+    /// # Errors
+    /// Where the disk refuses a directory, the journal or the name, or the recording has a journal already.
+    pub fn reserve(wanted: &Reservation, events: mpsc::UnboundedSender<FileEvent>) -> Result<Self, FileError> {
+        let Reservation { spool, started, memory } = wanted;
+        let (root, own) = match &started.place {
+            Place::Directory(root) => (root.clone(), None),
+            Place::Store(_) => {
+                let own = spool.join(&started.recording_id);
+                (own.clone(), Some(own))
+            }
+        };
+        let name = match own {
+            Some(_) => PathBuf::from(Path::new(&started.name).file_name().unwrap_or_default()),
+            None => PathBuf::from(&started.name),
+        };
+        let path = root.join(name);
+        let parent = path.parent().unwrap_or(&root).to_owned();
+        make_directory(&parent)?;
+        make_directory(spool)?;
+        let journal = Arc::new(Journal::begin(spool, &with_absolute_place(started)?, memory.clone())?);
+        let ext = path.extension().map(|ext| ext.to_string_lossy().into_owned()).unwrap_or_default();
+        let claimed = Reserve::claim(&path.with_extension(""), &ext, &started.recording_id, |stem| {
+            let stem = std::path::absolute(stem).map_err(|e| FileError::new("cannot find", stem, e))?;
+            journal.append(&Entry::Named { stem });
+            journal.sync_now();
+            Ok(())
+        });
+        let volume = Volume::of(&parent).map_err(|e| FileError::new("cannot start the writer of", &parent, e));
+        let (stem, reserve, volume) = match claimed.and_then(|(stem, reserve)| Ok((stem, reserve, volume?))) {
+            Ok(all) => all,
+            Err(error) => {
+                journal.remove();
+                tidy(spool, own.as_deref());
+                return Err(error);
+            }
+        };
+        Ok(Self {
+            spool: spool.clone(),
+            own,
+            stem,
+            journal,
+            volume,
+            memory: memory.clone(),
+            keep: Arc::default(),
+            files: Vec::new(),
+            numbers: Arc::default(),
+            reserve: Arc::new(Mutex::new(Some(reserve))),
+            events,
+            ended: false,
+        })
+    }
+
+    /// Whether somebody takes the files' bytes elsewhere while they grow, so that they are worth keeping in memory when the
+    /// disk fails. Nobody does by default.
+    pub fn keep_in_memory(&self, keep: bool) {
+        self.keep.store(keep, Ordering::Release);
+    }
+
+    /// Where the manifest will be.
+    pub fn manifest_path(&self) -> PathBuf {
+        manifest_of(&self.stem)
+    }
+
+    /// The recording's journal.
+    pub fn journal(&self) -> &Arc<Journal> {
+        &self.journal
+    }
+
+    /// Makes a file, named by the recording's name, its suffix and its ending. Where that name is taken, by a file that was
+    /// there or by another of the recording, it gets a number.
+    pub fn create(&mut self, what: NewFile) -> SpoolFile {
+        let id = FileId(self.numbers.fetch_add(1, Ordering::Relaxed));
+        let output = Output {
+            id,
+            stem: with_suffix(&self.stem, &what.suffix),
+            what: what.clone(),
+            journal: self.journal.clone(),
+            events: self.events.clone(),
+        };
+        let growing = Growing::output(self.volume.clone(), self.memory.clone(), self.keep.clone(), output);
+        let file = SpoolFile { id, what, growing, journal: self.journal.clone() };
+        self.files.push(file.clone());
+        file
+    }
+
+    /// The files made so far, without those that tell about the recording.
+    pub fn files(&self) -> &[SpoolFile] {
+        &self.files
+    }
+
+    /// Appends whole pages. Never waits.
+    pub fn append(&self, file: FileId, bytes: Vec<u8>) {
+        if let Some(file) = self.file(file) {
+            file.growing.append(bytes.into());
+        }
+    }
+
+    /// Syncs the file and gives it its name. Where its stream is not `whole`, it ends after what is there.
+    ///
+    /// # Errors
+    /// Where the disk refuses it and its bytes are not kept in memory.
+    pub async fn finish(&self, file: FileId, whole: bool) -> Result<FinishedFile, FileError> {
+        let Some(file) = self.file(file) else {
+            return Err(FileError::new("there is no such file of", &self.stem, io::ErrorKind::NotFound.into()));
+        };
+        let growing = file.growing.clone();
+        self.ask(move || {
+            let finished = growing.finish(whole);
+            // A disk that refused it is tried again.
+            growing.wake();
+            finished
+        })
+        .await
+    }
+
+    /// Writes a whole file that tells about the recording. Where the disk refuses it nothing is left.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub async fn write_beside(&self, what: NewFile, bytes: Vec<u8>) -> Result<FinishedFile, FileError> {
+        let file = FileId(self.numbers.fetch_add(1, Ordering::Relaxed));
+        let (stem, journal) = (with_suffix(&self.stem, &what.suffix), self.journal.clone());
+        self.ask(move || write_whole(&journal, file, &stem, what, &bytes)).await
+    }
+
+    /// Writes the manifest beside the files.
+    ///
+    /// # Errors
+    /// What the disk says; also the second time.
+    pub async fn write_manifest(&self, json: Vec<u8>) -> Result<(), FileError> {
+        let (reserve, path) = (self.reserve.clone(), self.manifest_path());
+        self.ask(move || {
+            // Nothing panics while it is held.
+            let place = reserve.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let place = place.ok_or(io::ErrorKind::AlreadyExists.into());
+            place.map_err(|e| FileError::new("does not overwrite", &path, e))?.fill(&path, &json)
+        })
+        .await
+    }
+
+    /// Everything is where it belongs: the journal goes. What lies in a recording's own directory in the spool, on its way
+    /// into a store, goes as well.
+    pub async fn done(mut self) {
+        self.ended = true;
+        self.files.iter().for_each(|file| file.growing.give_up());
+        self.journal.append(&Entry::Finished);
+        let (journal, spool, own) = (self.journal.clone(), self.spool.clone(), self.own.clone());
+        // A disk that does not answer keeps a journal that says so.
+        let _ = self
+            .ask(move || {
+                journal.sync_now();
+                if let Some(own) = &own {
+                    let _ = fs::remove_dir_all(own);
+                }
+                journal.remove();
+                tidy(&spool, None);
+                Ok(())
+            })
+            .await;
+    }
+
+    /// Ends without an end: the journal stays, for recovery.
+    pub async fn leave(mut self) {
+        self.ended = true;
+        self.journal.commit().await;
+    }
+
+    async fn ask<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> Result<T, FileError> + Send + 'static,
+    ) -> Result<T, FileError> {
+        let (done, answer) = oneshot::channel();
+        self.volume.run(move || {
+            // Nobody waits any more.
+            let _ = done.send(job());
+        });
+        match tokio::time::timeout(PATIENCE, answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(FileError::new(
+                "the writer ended before it had written",
+                &self.stem,
+                io::ErrorKind::BrokenPipe.into(),
+            )),
+            Err(_) => Err(FileError::new("the disk does not answer for", &self.stem, io::ErrorKind::TimedOut.into())),
+        }
+    }
+
+    fn file(&self, FileId(n): FileId) -> Option<&SpoolFile> {
+        self.files.iter().find(|file| file.id == FileId(n))
+    }
+}
+
+impl Drop for RecordingFiles {
+    fn drop(&mut self) {
+        if self.ended || !self.files.is_empty() {
+            return;
+        }
+        // Nothing was recorded, so there is nothing to recover.
+        let (reserve, journal) = (self.reserve.clone(), self.journal.clone());
+        let (spool, own) = (self.spool.clone(), self.own.clone());
+        self.volume.run(move || {
+            if let Some(place) = reserve.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                place.abandon();
+            }
+            journal.remove();
+            tidy(&spool, own.as_deref());
+        });
+    }
+}
+
+/// What other processes can follow, whatever their working directory.
+fn with_absolute_place(started: &Started) -> Result<Started, FileError> {
+    let place = match &started.place {
+        Place::Directory(path) => {
+            Place::Directory(std::path::absolute(path).map_err(|e| FileError::new("cannot find", path, e))?)
+        }
+        Place::Store(url) => Place::Store(url.clone()),
+    };
+    Ok(Started { place, ..started.clone() })
+}
+
+fn write_whole(
+    journal: &Journal,
+    file: FileId,
+    stem: &Path,
+    what: NewFile,
+    bytes: &[u8],
+) -> Result<FinishedFile, FileError> {
+    use sha2::Digest;
+    let mut number = 0;
+    let path = loop {
+        let path = with_suffix(&numbered(stem, number), &format!(".{}", what.ext));
+        if !path.exists() && !part_of(&path).exists() {
+            break path;
+        }
+        number += 1;
+    };
+    let sha256 = hex(sha2::Sha256::digest(bytes).as_slice());
+    let made = std::path::absolute(&path).map_err(|e| FileError::new("cannot find", &path, e))?;
+    journal.append(&Entry::Made(Made { file, path: made, what }));
+    journal.append(&Entry::Closed { file, bytes: bytes.len() as u64, sha256: sha256.clone(), cut_to: None });
+    journal.sync_now();
+    let part = part_of(&path);
+    let write = || -> io::Result<()> {
+        use std::io::Write;
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).open(&part)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    };
+    let written =
+        write().map_err(|e| FileError::new("cannot write to", &part, e)).and_then(|()| give_name(&part, &path));
+    if let Err(error) = written {
+        // Nothing is better than a part of it.
+        let _ = fs::remove_file(&part);
+        return Err(error);
+    }
+    Ok(FinishedFile { path, bytes: bytes.len() as u64, sha256, cut_to: None, in_memory: false })
+}
+
+fn make_directory(path: &Path) -> Result<(), FileError> {
+    fs::create_dir_all(path).map_err(|e| FileError::new("cannot create the directory", path, e))?;
+    sync_directory_of(path);
+    Ok(())
+}
+
+/// Removes directories that are empty.
+pub(super) fn tidy(spool: &Path, own: Option<&Path>) {
+    for directory in own.into_iter().chain([spool]) {
+        // Where it is in use it stays.
+        let _ = fs::remove_dir(directory);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use time::OffsetDateTime;
+
+    use super::*;
+    use crate::encode::Mapping;
+    use crate::encode::{OggInspector, OggOpusWriter, OpusHead, OpusTags, packet};
+    use crate::spool::{JOURNAL_VERSION, What, hash_of};
+    use crate::time::SampleCount;
+
+    const OGG: &str = "ogg";
+
+    fn wanted(root: &Path, name: &str, id: &str, memory: usize) -> Reservation {
+        let started = Started {
+            version: JOURNAL_VERSION,
+            recording_id: id.into(),
+            room: "room".into(),
+            pid: 1,
+            wall_zero: OffsetDateTime::UNIX_EPOCH,
+            boot_zero: None,
+            place: Place::Directory(root.into()),
+            name: name.into(),
+        };
+        Reservation { spool: root.join(".spool"), started, memory: Memory::new(memory) }
+    }
+
+    fn files(root: &Path, name: &str, id: &str) -> (RecordingFiles, mpsc::UnboundedReceiver<FileEvent>) {
+        let (events, inbox) = mpsc::unbounded_channel();
+        (RecordingFiles::reserve(&wanted(root, name, id, 1 << 20), events).expect("a writable directory"), inbox)
+    }
+
+    fn ogg(suffix: &str) -> NewFile {
+        NewFile { kind: "mix".into(), participant: None, suffix: suffix.into(), ext: OGG.into() }
+    }
+
+    fn left(root: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            fs::read_dir(root).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    /// A stream of a second a page, in pieces of a page each; the first has the headers, the last ends it.
+    fn pages(seconds: usize) -> Vec<Vec<u8>> {
+        let head = OpusHead::new(Mapping::Mono, 312);
+        let mut writer = OggOpusWriter::new(head, &OpusTags::new(), 7, SampleCount(48_000)).unwrap();
+        let mut pieces = vec![Vec::new()];
+        writer.take_bytes(&mut pieces[0]);
+        let mut silence = Vec::new();
+        packet::write_silence(960, false, &mut silence).unwrap();
+        for n in 0..seconds * 50 {
+            writer.write_packet(&silence, 960).unwrap();
+            if n % 50 == 49 {
+                writer.close_page();
+                pieces.push(Vec::new());
+                writer.take_bytes(pieces.last_mut().unwrap());
+            }
+        }
+        writer.finish(SampleCount(seconds as u64 * 48_000 - 312)).unwrap();
+        pieces.push(Vec::new());
+        writer.take_bytes(pieces.last_mut().unwrap());
+        pieces
+    }
+
+    #[tokio::test]
+    async fn a_file_is_part_until_it_is_whole_and_nothing_else_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut files, _events) = files(dir.path(), "a/b.ogg", "r1");
+        let path = dir.path().join("a/b.ogg");
+        let id = files.create(ogg("")).id();
+        files.append(id, b"hello ".to_vec());
+        files.append(id, b"world".to_vec());
+        let done = files.finish(id, true).await.unwrap();
+        assert_eq!((&done.path, done.cut_to, done.in_memory), (&path, None, false));
+        assert_eq!(fs::read(&path).unwrap(), b"hello world");
+        assert_eq!(done.sha256, hash_of(&path).unwrap());
+        files.write_manifest(b"{}".to_vec()).await.unwrap();
+        assert_eq!(left(&dir.path().join(".spool")), ["r1.journal"]);
+        files.done().await;
+        assert_eq!(left(dir.path()), ["a"]);
+        assert_eq!(left(&dir.path().join("a")), ["b.json", "b.ogg"]);
+    }
+
+    #[tokio::test]
+    async fn a_taken_name_gets_a_suffix_and_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("call.ogg"), b"mine").unwrap();
+        let (first, _events) = files(dir.path(), "call.ogg", "r1");
+        let (second, _more) = files(dir.path(), "call.ogg", "r2");
+        assert_eq!(first.stem, dir.path().join("call-1"));
+        assert_eq!(second.stem, dir.path().join("call-2"));
+        assert_eq!(fs::read(dir.path().join("call.ogg")).unwrap(), b"mine");
+    }
+
+    #[tokio::test]
+    async fn a_name_taken_meanwhile_is_not_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut files, _events) = files(dir.path(), "call.ogg", "r1");
+        let path = dir.path().join("call.ogg");
+        let file = files.create(ogg(""));
+        files.append(file.id(), b"x".to_vec());
+        file.progress().wait_for(|progress| progress.synced == 1).await.unwrap();
+        fs::write(&path, b"stranger").unwrap();
+        let error = files.finish(file.id(), true).await.unwrap_err();
+        assert!(error.to_string().contains("does not overwrite"), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), b"stranger");
+        assert_eq!(fs::read(part_of(&path)).unwrap(), b"x");
+    }
+
+    #[tokio::test]
+    async fn files_of_one_name_are_numbered() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut files, _events) = files(dir.path(), "call.ogg", "r1");
+        fs::write(dir.path().join("call-a.ogg"), b"stranger").unwrap();
+        let mut names = Vec::new();
+        for file in [files.create(ogg("-a")), files.create(ogg("-a")), files.create(ogg(""))] {
+            names.push(files.finish(file.id(), true).await.unwrap().path);
+        }
+        assert_eq!(names, ["call-a-1.ogg", "call-a-2.ogg", "call.ogg"].map(|name| dir.path().join(name)));
+    }
+
+    #[tokio::test]
+    async fn a_file_that_cannot_be_made_leaves_the_others_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut files, mut events) = files(dir.path(), "call.ogg", "r1");
+        let (bad, good) = (files.create(ogg("/nowhere/x")).id(), files.create(ogg("")).id());
+        files.append(bad, b"x".to_vec());
+        files.append(good, b"x".to_vec());
+        assert!(files.finish(bad, true).await.unwrap_err().to_string().contains("was never created"));
+        assert_eq!(files.finish(good, true).await.unwrap().bytes, 1);
+        let event = events.recv().await.unwrap();
+        assert!(event.file == bad && matches!(event.what, What::Broken(_)), "{event:?}");
+        assert!(events.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn the_manifest_takes_the_reserved_place_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let (files, _events) = files(dir.path(), "call.ogg", "r1");
+        assert_eq!(fs::metadata(dir.path().join("call.json.part")).unwrap().len(), 64 * 1024);
+        files.write_manifest(b"{}".to_vec()).await.unwrap();
+        assert_eq!(fs::read(dir.path().join("call.json")).unwrap(), b"{}");
+        assert!(files.write_manifest(b"{}".to_vec()).await.is_err());
+        assert!(!dir.path().join("call.json.part").exists());
+    }
+
+    #[tokio::test]
+    async fn a_recording_that_never_had_a_file_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (files, _events) = files(dir.path(), "call.ogg", "r1");
+        let volume = files.volume.clone();
+        drop(files);
+        let (done, answer) = oneshot::channel();
+        volume.run(move || done.send(()).unwrap());
+        answer.await.unwrap();
+        assert_eq!(left(dir.path()), [""; 0]);
+    }
+
+    #[tokio::test]
+    async fn two_recordings_of_one_id_never_go_on_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_first, _events) = files(dir.path(), "call.ogg", "r1");
+        let (events, _inbox) = mpsc::unbounded_channel();
+        let error = RecordingFiles::reserve(&wanted(dir.path(), "call.ogg", "r1", 1 << 20), events).unwrap_err();
+        assert!(error.to_string().contains("goes on"), "{error}");
+        assert_eq!(left(dir.path()), [".spool", "call.json.part"]);
+        assert_eq!(left(&dir.path().join(".spool")), ["r1.journal"]);
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_made_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("file"), b"").unwrap();
+        let (events, _inbox) = mpsc::unbounded_channel();
+        let error = RecordingFiles::reserve(&wanted(dir.path(), "file/call.ogg", "r1", 1 << 20), events).unwrap_err();
+        assert!(error.to_string().contains("cannot create the directory"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn bytes_are_offered_once_they_are_synced_and_can_be_read_before_and_after() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut files, _events) = files(dir.path(), "call.ogg", "r1");
+        // The writer does nothing for now.
+        let barrier = Arc::new(Barrier::new(2));
+        let held = barrier.clone();
+        files.volume.run(move || {
+            held.wait();
+        });
+        let file = files.create(ogg(""));
+        let mut progress = file.progress();
+        files.append(file.id(), b"01234".to_vec());
+        files.append(file.id(), b"56789".to_vec());
+        let so_far = progress.borrow_and_update().clone();
+        assert_eq!((so_far.synced, so_far.written), (0, 10));
+        assert_eq!(file.read(3..8).await.unwrap(), "34567");
+        assert!(file.read(3..11).await.is_err());
+        barrier.wait();
+        progress.wait_for(|progress| progress.synced == 10).await.unwrap();
+        files.append(file.id(), b"abc".to_vec());
+        for (range, expected) in [(3..8, "34567"), (8..12, "89ab"), (10..13, "abc"), (5..5, "")] {
+            assert_eq!(file.read(range).await.unwrap(), expected);
+        }
+        let done = files.finish(file.id(), true).await.unwrap();
+        assert_eq!(progress.wait_for(|progress| progress.finished.is_some()).await.unwrap().finished, Some(done));
+        assert_eq!(file.read(0..13).await.unwrap(), "0123456789abc");
+    }
+
+    #[tokio::test]
+    async fn too_much_for_memory_ends_the_file_after_a_whole_page() {
+        for kept in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let pieces = pages(4);
+            let room = pieces[..3].iter().map(Vec::len).sum::<usize>() + 4096;
+            let (events, mut inbox) = mpsc::unbounded_channel();
+            let reservation = wanted(dir.path(), "call.ogg", "r1", room);
+            let mut files = RecordingFiles::reserve(&reservation, events).unwrap();
+            files.keep_in_memory(kept);
+            let barrier = Arc::new(Barrier::new(2));
+            let held = barrier.clone();
+            files.volume.run(move || {
+                held.wait();
+            });
+            reservation.memory.take_anyway(room - pieces[..3].iter().map(Vec::len).sum::<usize>());
+            let file = files.create(ogg(""));
+            pieces.iter().for_each(|piece| files.append(file.id(), piece.clone()));
+            assert!(matches!(inbox.recv().await.unwrap().what, What::Broken(_)));
+            barrier.wait();
+            let done = files.finish(file.id(), true).await.unwrap();
+            let mut inspector = OggInspector::new();
+            inspector.push(&fs::read(&done.path).unwrap());
+            let found = inspector.finish();
+            assert!(found.is_clean(), "{:?}", found.problems);
+            assert_eq!((found.duration, done.cut_to), (SampleCount(96_000 - 312), Some(SampleCount(96_000 - 312))));
+            assert_eq!((done.bytes, done.sha256), (found.bytes, hash_of(&done.path).unwrap()));
+        }
+    }
+
+    /// A disk of its own that is small: `CALLREEL_TEST_DISK` of a process in a mount namespace, else none.
+    fn small_disk() -> Option<PathBuf> {
+        std::env::var_os("CALLREEL_TEST_DISK").map(PathBuf::from)
+    }
+
+    /// Runs one test of this process's binary again, where a small disk is mounted.
+    fn again_on_a_small_disk(test: &str) {
+        let disk = tempfile::tempdir().unwrap();
+        let script = r#"mount -t tmpfs -o size=256k tmpfs "$CALLREEL_TEST_DISK" && exec "$@""#;
+        let output = std::process::Command::new("unshare")
+            .args(["--map-root-user", "--mount", "sh", "-c", script, "sh"])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", &format!("spool::files::tests::{test}"), "--nocapture"])
+            .env("CALLREEL_TEST_DISK", disk.path())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_stood_in_for_by_memory_and_gets_everything_when_there_is_space() {
+        let Some(disk) = small_disk() else {
+            return again_on_a_small_disk(
+                "a_full_disk_is_stood_in_for_by_memory_and_gets_everything_when_there_is_space",
+            );
+        };
+        let (mut files, mut events) = files(&disk, "call.ogg", "r1");
+        files.keep_in_memory(true);
+        let file = files.create(ogg(""));
+        let pieces = pages(6);
+        files.append(file.id(), pieces[0].clone());
+        file.progress().wait_for(|progress| progress.synced > 0).await.unwrap();
+        fill(&disk);
+        let big = vec![7; 100_000];
+        files.append(file.id(), big.clone());
+        assert!(matches!(events.recv().await.unwrap().what, What::InMemory(_)));
+        let mut all = [&pieces[0][..], &big].concat();
+        for piece in &pieces[1..] {
+            files.append(file.id(), piece.clone());
+            all.extend(piece);
+        }
+        let length = all.len() as u64;
+        file.progress().wait_for(|progress| progress.synced == length).await.unwrap();
+        assert_eq!(file.read(0..length).await.unwrap(), all);
+        let finished = files.finish(file.id(), true).await.unwrap();
+        assert!(finished.in_memory && finished.bytes == length);
+        fs::remove_file(disk.join("ballast")).unwrap();
+        assert!(matches!(events.recv().await.unwrap().what, What::BackOnDisk));
+        let on_disk =
+            file.progress().wait_for(|p| p.finished.as_ref().is_some_and(|f| !f.in_memory)).await.unwrap().clone();
+        let on_disk = on_disk.finished.unwrap();
+        assert_eq!((on_disk.bytes, &on_disk.sha256), (length, &finished.sha256));
+        assert_eq!(fs::read(&on_disk.path).unwrap(), all);
+        assert_eq!(hash_of(&on_disk.path).unwrap(), on_disk.sha256);
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_ends_a_file_that_nobody_takes_elsewhere() {
+        let Some(disk) = small_disk() else {
+            return again_on_a_small_disk("a_full_disk_ends_a_file_that_nobody_takes_elsewhere");
+        };
+        let (mut files, mut events) = files(&disk, "call.ogg", "r1");
+        let file = files.create(ogg(""));
+        let pieces = pages(3);
+        pieces[..3].iter().for_each(|piece| files.append(file.id(), piece.clone()));
+        file.progress().wait_for(|progress| progress.synced > 0).await.unwrap();
+        fill(&disk);
+        files.append(file.id(), vec![7; 100_000]);
+        assert!(matches!(events.recv().await.unwrap().what, What::Broken(_)));
+        files.append(file.id(), pieces[3].clone());
+        let done = files.finish(file.id(), true).await.unwrap();
+        let mut inspector = OggInspector::new();
+        inspector.push(&fs::read(&done.path).unwrap());
+        let found = inspector.finish();
+        assert!(found.is_clean(), "{:?}", found.problems);
+        assert_eq!(done.cut_to, Some(SampleCount(96_000 - 312)));
+        files.write_manifest(b"{}".to_vec()).await.unwrap();
+        assert_eq!(fs::read(disk.join("call.json")).unwrap(), b"{}");
+    }
+
+    /// Takes all space there is.
+    fn fill(disk: &Path) {
+        use std::io::Write;
+        let mut ballast = fs::File::create(disk.join("ballast")).unwrap();
+        while ballast.write_all(&[0; 4096]).is_ok() {}
+    }
+}

@@ -1,0 +1,184 @@
+//! The journal of a recording that goes on: written with its files, locked while its process lives.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::FileError;
+use super::growing::Growing;
+use super::history::{Entry, Started};
+use super::memory::Memory;
+use super::names::{give_name, part_of, sync_directory_of};
+use super::volume::Volume;
+
+/// A recording's journal. As long as it is held, no other process takes the recording for an orphan.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    volume: Arc<Volume>,
+    growing: Arc<Growing>,
+}
+
+impl Journal {
+    /// Begins the journal of a recording in the directory `spool`.
+    ///
+    /// # Errors
+    /// Where there is a journal of that recording already, or the disk refuses it.
+    pub(super) fn begin(spool: &Path, started: &Started, memory: Arc<Memory>) -> Result<Self, FileError> {
+        let path = path_of(spool, &started.recording_id);
+        let failed = |e| FileError::new("cannot begin the journal", &path, e);
+        let line = Entry::Started(started.clone()).line().map_err(|e| failed(e.into()))?;
+        let file = loop {
+            let part = part_of(&path);
+            // Whoever ends the last recording of a spool removes the directory.
+            fs::create_dir_all(spool).map_err(failed)?;
+            let Some(mut file) = locked_new(&part).map_err(failed)? else { continue };
+            let written = file.write_all(&line).and_then(|()| file.sync_all());
+            match written.map_err(failed).and_then(|()| give_name(&part, &path)) {
+                Ok(()) => break file,
+                // Who looks for orphans took it for one before it was locked.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    let _ = fs::remove_file(&part);
+                    let why = "a recording of that id goes on, or waits for its upload";
+                    return Err(failed(io::Error::new(error.kind(), why)));
+                }
+                Err(error) => {
+                    let _ = fs::remove_file(&part);
+                    return Err(error);
+                }
+            }
+        };
+        let volume = Volume::of(spool).map_err(failed)?;
+        let growing = Growing::journal(volume.clone(), memory, path.clone(), file, line.len() as u64);
+        Ok(Self { path, volume, growing })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Adds an entry, which is synced within a second. Gives how many bytes it is.
+    pub fn append(&self, entry: &Entry) -> usize {
+        let line = line_of(entry).unwrap_or_default();
+        let length = line.len();
+        self.growing.append(line.into());
+        length
+    }
+
+    /// Waits until the disk has what was appended so far, or is known to fail; then memory has it, within its bound.
+    pub async fn commit(&self) {
+        let (done, answer) = oneshot::channel();
+        let growing = self.growing.clone();
+        self.volume.run(move || {
+            growing.sync_now();
+            // Nobody waits any more.
+            let _ = done.send(());
+        });
+        // A writer that is gone shows where the recording is finished.
+        let _ = answer.await;
+    }
+
+    /// Adds an entry that is only a hint, and is written with the next that is more.
+    pub(super) fn append_later(&self, entry: &Entry) {
+        if let Some(line) = line_of(entry) {
+            self.growing.append_later(line.into());
+        }
+    }
+
+    /// Syncs it on this thread.
+    pub(super) fn sync_now(&self) {
+        self.growing.sync_now();
+        if self.growing.is_failing() {
+            self.growing.wake();
+        }
+    }
+
+    /// Removes it: there is nothing left to recover.
+    pub(super) fn remove(&self) {
+        self.growing.give_up();
+        if let Err(error) = fs::remove_file(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "cannot remove the journal");
+        }
+        sync_directory_of(&self.path);
+    }
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        self.growing.give_up();
+    }
+}
+
+fn line_of(entry: &Entry) -> Option<Vec<u8>> {
+    entry.line().inspect_err(|error| tracing::error!(%error, "an entry that cannot be written")).ok()
+}
+
+/// The ending of journals.
+const EXT: &str = "journal";
+
+/// Where the journal of a recording is.
+pub(super) fn path_of(spool: &Path, recording_id: &str) -> PathBuf {
+    spool.join(format!("{recording_id}.{EXT}"))
+}
+
+/// Whether a file's name is that of a journal, or of one that was about to be begun.
+pub(super) fn kind_of(path: &Path) -> Option<Kind> {
+    let name = path.file_name()?.to_str()?;
+    if name.ends_with(&format!(".{EXT}")) {
+        return Some(Kind::Journal);
+    }
+    name.ends_with(&format!(".{EXT}.part")).then_some(Kind::Begun)
+}
+
+/// What a file in a spool is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A journal.
+    Journal,
+    /// A journal that was about to be begun and says nothing yet.
+    Begun,
+}
+
+/// Makes a file and locks it; none where somebody else was faster.
+fn locked_new(path: &Path) -> io::Result<Option<File>> {
+    match OpenOptions::new().read(true).write(true).create_new(true).open(path) {
+        Ok(file) => match file.try_lock() {
+            Ok(()) => Ok(Some(file)),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
+        },
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            // Left by a process that died in this very moment, unless one lives that holds it.
+            if lock(path)?.is_none() {
+                return Err(error);
+            }
+            fs::remove_file(path)?;
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Opens and locks a file that is there; none where another process holds it, or it is gone.
+pub(super) fn lock(path: &Path) -> io::Result<Option<File>> {
+    let file = match OpenOptions::new().read(true).write(true).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Ok(None),
+        Err(TryLockError::Error(error)) => return Err(error),
+    }
+    // Whoever held it before may have removed it; then this is the lock of a file that nobody sees.
+    use std::os::unix::fs::MetadataExt;
+    let held = file.metadata()?;
+    let there = fs::metadata(path).is_ok_and(|there| (there.dev(), there.ino()) == (held.dev(), held.ino()));
+    Ok(there.then_some(file))
+}
