@@ -60,6 +60,7 @@ pub mod store;
 #[cfg(feature = "testkit")]
 pub mod testkit;
 pub mod time;
+pub mod upload;
 
 /// The examples of the README, compiled.
 #[cfg(doctest)]

@@ -135,6 +135,13 @@ pub struct NewFile {
 #[serde(tag = "upload", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Upload {
+    /// The recording has its name in the store.
+    Reserved {
+        /// The key of its objects without suffix and ending.
+        stem: String,
+        /// The word by which the store knows who writes.
+        owner: String,
+    },
     /// An upload was begun.
     Begun {
         /// Which file.

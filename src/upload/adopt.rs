@@ -1,0 +1,286 @@
+//! Finishing what another process or machine left: from a spool, or from the bucket alone.
+
+use std::path::PathBuf;
+
+use bytes::{Bytes, BytesMut};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::UploadError;
+use super::lease;
+use super::live::clear;
+use super::state::{FileState, LiveState, STATE_VERSION};
+use super::transfer::{RECORDING_ID, Source, Transfer, known};
+use crate::encode::{self, OggInspector, PageReader};
+use crate::spool::{FileId, NewFile, Upload as Step};
+use crate::store::Store;
+use crate::time::SampleCount;
+
+/// How much of an object is read at once.
+const BLOCK: u64 = 8 * 1024 * 1024;
+
+/// A recording in a store that is not finished.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Found {
+    /// The key of its state object.
+    pub key: String,
+    /// The recording's id.
+    pub recording_id: String,
+}
+
+/// A recording whose files are all in the store now, and that is still to be told about.
+pub struct Adopted {
+    transfer: Transfer,
+    files: Vec<AdoptedFile>,
+}
+
+/// A file of such a recording.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdoptedFile {
+    /// What it is.
+    pub what: NewFile,
+    /// Its key.
+    pub key: String,
+    /// How people call it.
+    pub location: String,
+    /// Its size.
+    pub bytes: u64,
+    /// SHA-256 of its bytes, in hexadecimal.
+    pub sha256: String,
+    /// How long it plays; none for what is no Ogg stream.
+    pub duration: Option<SampleCount>,
+}
+
+/// What a spool has of a recording that is to be finished.
+#[derive(Clone, Debug)]
+pub struct Left {
+    /// The recording's id.
+    pub recording_id: String,
+    /// The key that its main object was to have, with the ending.
+    pub key: String,
+    /// Its complete files.
+    pub files: Vec<(FileId, NewFile, PathBuf)>,
+    /// What its own process did, in order.
+    pub steps: Vec<Step>,
+}
+
+/// The recordings below `prefix` that are not finished, whether somebody records them or not.
+///
+/// # Errors
+/// What the store says.
+pub async fn find(store: &Store, prefix: &str) -> Result<Vec<Found>, UploadError> {
+    let mut found = Vec::new();
+    for object in store.list(prefix).await?.into_iter().filter(|object| LiveState::is_key(&object.key)) {
+        match lease::read(store, &object.key).await {
+            Ok(Some(state)) if !state.done => {
+                found.push(Found { key: object.key, recording_id: state.recording_id });
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "a state object that cannot be read"),
+        }
+    }
+    Ok(found)
+}
+
+/// Finishes a recording from the bucket alone. None where its recorder lives, as its lease tells, or another heir was
+/// faster.
+///
+/// # Errors
+/// What the store says; it can be tried again.
+pub async fn adopt(store: &Store, key: &str) -> Result<Option<Adopted>, UploadError> {
+    let owner = ulid::Ulid::new().to_string();
+    let Some(state) = lease::take(store, key, &owner).await? else { return Ok(None) };
+    let mut transfer = Transfer::new(store.clone(), state, |_| {});
+    let mut files = Vec::new();
+    for n in 0..transfer.state.files.len() {
+        if transfer.state.files[n].stored.is_none() {
+            let rest = rest_of(&transfer, n).await?;
+            let confirmed = transfer.state.files[n].confirmed();
+            let len = confirmed + rest.len() as u64;
+            if len == 0 {
+                continue;
+            }
+            let source = Source::Rest { from: confirmed, bytes: rest };
+            transfer.complete(n, &source, len).await?;
+        }
+        files.push(look(&transfer, n).await?);
+    }
+    Ok(Some(Adopted { transfer, files }))
+}
+
+/// Finishes a recording whose files lie complete in a spool.
+///
+/// # Errors
+/// [`UploadError::Lost`] where another machine is about to; what the store says. It can be tried again.
+pub async fn finish(
+    store: &Store,
+    left: Left,
+    note: impl Fn(Step) + Send + Sync + 'static,
+) -> Result<Adopted, UploadError> {
+    let reserved = left.steps.iter().rev().find_map(|step| match step {
+        Step::Reserved { stem, owner } => Some((stem.clone(), owner.clone())),
+        _ => None,
+    });
+    let (wanted, ext) = left.key.rsplit_once('.').unwrap_or((&left.key, ""));
+    let mut state = LiveState {
+        version: STATE_VERSION,
+        recording_id: left.recording_id.clone(),
+        owner: reserved.as_ref().map_or_else(|| ulid::Ulid::new().to_string(), |(_, owner)| owner.clone()),
+        every_seconds: 5,
+        stem: reserved.as_ref().map_or_else(|| wanted.to_owned(), |(stem, _)| stem.clone()),
+        files: Vec::new(),
+        so_far: None,
+        done: false,
+    };
+    // While there is a state object it is ours; where there is none any more, another machine has finished everything.
+    let is_finished = match reserved {
+        Some(_) => match lease::read(store, &state.key()).await? {
+            Some(there) if there.owner != state.owner && !there.done => return Err(UploadError::Lost(there.owner)),
+            Some(there) => there.done,
+            None => true,
+        },
+        None => {
+            lease::reserve(store, &mut state, ext).await?;
+            note(Step::Reserved { stem: state.stem.clone(), owner: state.owner.clone() });
+            false
+        }
+    };
+    finish_files(store, state, left, is_finished, note).await
+}
+
+async fn finish_files(
+    store: &Store,
+    mut state: LiveState,
+    left: Left,
+    is_finished: bool,
+    note: impl Fn(Step) + Send + Sync + 'static,
+) -> Result<Adopted, UploadError> {
+    for (file, what, _) in &left.files {
+        let key = format!("{}{}.{}", state.stem, what.suffix, what.ext);
+        let mut file = FileState::new(*file, what.clone(), key);
+        known(file.file, &left.steps, &mut file);
+        state.files.push(file);
+    }
+    let mut transfer = Transfer::new(store.clone(), state, note);
+    let mut files = Vec::new();
+    for (n, (_, _, path)) in left.files.iter().enumerate() {
+        if !(is_finished && has_it(&transfer, n).await?) {
+            let len = std::fs::metadata(path).map_err(UploadError::Spool)?.len();
+            transfer.complete(n, &Source::File(path.clone()), len).await?;
+        }
+        files.push(look(&transfer, n).await?);
+    }
+    Ok(Adopted { transfer, files })
+}
+
+/// Whether there is an object of this recording where a file's is to be.
+async fn has_it(transfer: &Transfer, n: usize) -> Result<bool, UploadError> {
+    let found = transfer.store.head(&transfer.state.files[n].key).await?;
+    Ok(found.is_some_and(|found| found.metadata.get(RECORDING_ID) == Some(&transfer.state.recording_id)))
+}
+
+impl Adopted {
+    /// The recording's id.
+    pub fn recording_id(&self) -> &str {
+        &self.transfer.state.recording_id
+    }
+
+    /// The manifest as its recorder knew it last.
+    pub fn so_far(&self) -> Option<&Value> {
+        self.transfer.state.so_far.as_ref()
+    }
+
+    /// The files.
+    pub fn files(&self) -> &[AdoptedFile] {
+        &self.files
+    }
+
+    /// Writes an object that tells about the recording; gives where it is.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn put_beside(&self, ext: &str, bytes: Bytes) -> Result<String, UploadError> {
+        let key = format!("{}.{ext}", self.transfer.state.stem);
+        self.transfer.put_beside(&key, ext, bytes).await?;
+        Ok(self.transfer.store.location(&key))
+    }
+
+    /// Everything is in its place: removes what only served to get it there.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn close(mut self) -> Result<(), UploadError> {
+        clear(&self.transfer.store, &mut self.transfer.state).await
+    }
+}
+
+/// What of a file is in no part: its tails, as far as they are whole pages, and an end.
+async fn rest_of(transfer: &Transfer, n: usize) -> Result<Bytes, UploadError> {
+    let file = &transfer.state.files[n];
+    let confirmed = file.confirmed();
+    let Some(first) = file.tails.first() else { return Ok(Bytes::new()) };
+    let mut bytes = BytesMut::new();
+    for tail in &file.tails {
+        let object = transfer.store.get(&transfer.state.tail_key(file.file, *tail), None).await?;
+        let gap = tail.offset != first.offset + bytes.len() as u64 || object.len() as u64 != tail.len;
+        if gap {
+            tracing::warn!(offset = tail.offset, "a tail object that does not follow the one before it");
+            break;
+        }
+        bytes.extend_from_slice(&object);
+    }
+    let Some(behind) = confirmed.checked_sub(first.offset).and_then(|behind| usize::try_from(behind).ok()) else {
+        let why = format!("nothing is there from {confirmed} to {}", first.offset);
+        return Err(UploadError::State(transfer.state.key(), why));
+    };
+    end_stream(&mut bytes, &file.head);
+    let behind = behind.min(bytes.len());
+    Ok(bytes.freeze().split_off(behind))
+}
+
+/// Cuts pages back to the last whole one and ends the stream after it, as far as what is known of it allows that.
+fn end_stream(bytes: &mut BytesMut, head: &str) {
+    let mut pages = PageReader::new();
+    pages.push(bytes);
+    let (mut whole, mut ended) = (0, false);
+    while let Some(page) = pages.next_page() {
+        (whole, ended) = (page.end, page.last);
+    }
+    bytes.truncate(usize::try_from(whole).unwrap_or(0));
+    let head = from_hex(head).and_then(|page| encode::head_of(&page));
+    if let (false, Some(head), Some(state)) = (ended, head, encode::state_after(bytes)) {
+        match encode::closing_page(head, state) {
+            Ok(page) => bytes.extend_from_slice(&page),
+            Err(error) => tracing::warn!(%error, "the stream has no end mark, which players take"),
+        }
+    }
+}
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let digits = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    text.as_bytes().chunks(2).map(digits).collect()
+}
+
+/// Reads an object back and says what is in it.
+async fn look(transfer: &Transfer, n: usize) -> Result<AdoptedFile, UploadError> {
+    let FileState { key, what, .. } = &transfer.state.files[n];
+    let (mut inspector, mut hash, mut at) = (OggInspector::new(), Sha256::new(), 0);
+    loop {
+        let block = transfer.store.get(key, Some(at..at + BLOCK)).await?;
+        inspector.push(&block);
+        hash.update(&block);
+        at += block.len() as u64;
+        if (block.len() as u64) < BLOCK {
+            break;
+        }
+    }
+    let is_stream = what.ext == "ogg";
+    Ok(AdoptedFile {
+        what: what.clone(),
+        key: key.clone(),
+        location: transfer.store.location(key),
+        bytes: at,
+        sha256: hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect(),
+        duration: is_stream.then(|| inspector.finish().duration),
+    })
+}

@@ -1,0 +1,482 @@
+//! The task of a recording that goes on.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+use super::lease::{self, options};
+use super::state::{FileState, LiveState, STATE_VERSION, Tail};
+use super::transfer::{Source, Transfer};
+use super::{UploadConfig, UploadError};
+use crate::clock;
+use crate::encode::PageReader;
+use crate::spool::{FileId, SpoolFile, Upload as Step};
+use crate::store::{Store, StoreError};
+
+/// How often a store is tried again at the end of a recording, at most.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// How far around the end of the parts a page's beginning is looked for: more than a page can have.
+const PAGE: u64 = 96 * 1024;
+
+/// What a recording is to be in its store.
+#[derive(Clone, Debug)]
+pub struct UploadPlan {
+    /// Its id.
+    pub recording_id: String,
+    /// The key of its main object, with the ending.
+    pub key: String,
+    /// How it goes up.
+    pub config: UploadConfig,
+}
+
+/// How far an upload is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UploadStatus {
+    /// Bytes of all files that the store has, whether in parts or beside them.
+    pub bytes: u64,
+    /// What keeps it from going on; none while it goes on.
+    pub fault: Option<String>,
+}
+
+/// A file that is in the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uploaded {
+    /// Which.
+    pub file: FileId,
+    /// Its key.
+    pub key: String,
+    /// How people call it: `s3://bucket/key`.
+    pub location: String,
+}
+
+/// A recording on its way into a store.
+#[derive(Debug)]
+pub struct Upload {
+    commands: mpsc::UnboundedSender<Command>,
+    status: watch::Receiver<UploadStatus>,
+    task: JoinHandle<()>,
+}
+
+enum Command {
+    Add(SpoolFile),
+    SoFar(Value),
+    Complete(Vec<FileId>, oneshot::Sender<Result<Vec<Uploaded>, UploadError>>),
+    Beside { suffix: String, ext: String, bytes: Bytes, done: oneshot::Sender<Result<String, UploadError>> },
+    Close(oneshot::Sender<()>),
+}
+
+impl Upload {
+    /// Starts the way of a recording into `store`, as a task of the current runtime. Each step is told to `note` first.
+    pub fn start(store: Store, plan: UploadPlan, note: impl Fn(Step) + Send + Sync + 'static) -> Self {
+        let (commands, inbox) = mpsc::unbounded_channel();
+        let (told, status) = watch::channel(UploadStatus::default());
+        let (stem, ext) = plan.key.rsplit_once('.').unwrap_or((&plan.key, ""));
+        let state = LiveState {
+            version: STATE_VERSION,
+            recording_id: plan.recording_id,
+            owner: ulid::Ulid::new().to_string(),
+            every_seconds: plan.config.tail_every.unwrap_or(Duration::from_secs(5)).as_secs().max(1),
+            stem: stem.to_owned(),
+            files: Vec::new(),
+            so_far: None,
+            done: false,
+        };
+        let live = Live {
+            every: Duration::from_secs(state.every_seconds),
+            transfer: Transfer::new(store, state, note),
+            ext: ext.to_owned(),
+            sources: Vec::new(),
+            reserved: false,
+            tails: plan.config.tail_every.is_some(),
+            stale: Vec::new(),
+            patience: plan.config.patience,
+            give_up_at: None,
+            lost: None,
+            status: told,
+        };
+        let task = tokio::spawn(live.run(inbox));
+        Self { commands, status, task }
+    }
+
+    /// Takes a file that grows.
+    pub fn add(&self, file: SpoolFile) {
+        self.send(Command::Add(file));
+    }
+
+    /// Takes the manifest as it would be now.
+    pub fn so_far(&self, manifest: Value) {
+        self.send(Command::SoFar(manifest));
+    }
+
+    /// How far it is.
+    pub fn status(&self) -> UploadStatus {
+        self.status.borrow().clone()
+    }
+
+    /// Makes the objects of these files, which are complete, appear in the store. Waits for a store that is down as long as the
+    /// configuration says, counted from the first such call.
+    ///
+    /// # Errors
+    /// Why not all of them are there; what is done stays done.
+    pub async fn complete(&self, files: Vec<FileId>) -> Result<Vec<Uploaded>, UploadError> {
+        self.ask(|done| Command::Complete(files, done)).await
+    }
+
+    /// Writes an object that tells about the recording, named by the recording's name, `suffix` and `ext`. Gives where it
+    /// is.
+    ///
+    /// # Errors
+    /// As [`complete`](Self::complete).
+    pub async fn put_beside(&self, suffix: &str, ext: &str, bytes: Bytes) -> Result<String, UploadError> {
+        let (suffix, ext) = (suffix.to_owned(), ext.to_owned());
+        self.ask(|done| Command::Beside { suffix, ext, bytes, done }).await
+    }
+
+    /// Everything is in its place: removes what only served to get it there.
+    pub async fn close(self) {
+        let (done, answer) = oneshot::channel();
+        self.send(Command::Close(done));
+        // A task that is gone has nothing to remove.
+        let _ = answer.await;
+        let _ = self.task.await;
+    }
+
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<T, UploadError>>) -> Command,
+    ) -> Result<T, UploadError> {
+        let (done, answer) = oneshot::channel();
+        self.send(command(done));
+        let gone = || UploadError::Spool(std::io::Error::other("the upload ended without an answer"));
+        answer.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    fn send(&self, command: Command) {
+        // Whoever waits for an answer learns that the task is gone.
+        let _ = self.commands.send(command);
+    }
+}
+
+struct Live {
+    transfer: Transfer,
+    ext: String,
+    /// Where the bytes of the state's files come from.
+    sources: Vec<Source>,
+    every: Duration,
+    reserved: bool,
+    /// Whether tail objects are written.
+    tails: bool,
+    /// Keys of tails that nobody needs any more.
+    stale: Vec<String>,
+    patience: Duration,
+    give_up_at: Option<Instant>,
+    /// Who has taken the recording over.
+    lost: Option<String>,
+    status: watch::Sender<UploadStatus>,
+}
+
+impl Live {
+    async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Command>) {
+        let mut due = clock::now();
+        loop {
+            tokio::select! {
+                command = inbox.recv() => match command {
+                    Some(Command::Close(done)) => {
+                        self.clear().await;
+                        // Nobody waits any more.
+                        let _ = done.send(());
+                        return;
+                    }
+                    Some(command) => self.obey(command).await,
+                    None => return,
+                },
+                () = tokio::time::sleep_until(due.into()), if self.give_up_at.is_none() && self.lost.is_none() => {
+                    let told = self.round().await;
+                    self.tell(&told);
+                    due = clock::beat(clock::now(), self.every);
+                }
+            }
+        }
+    }
+
+    async fn obey(&mut self, command: Command) {
+        match command {
+            Command::Add(file) => self.add(file),
+            Command::SoFar(manifest) => self.transfer.state.so_far = Some(manifest),
+            Command::Complete(files, done) => {
+                let completed = self.patiently(async |live| live.complete(&files).await).await;
+                let _ = done.send(completed);
+            }
+            Command::Beside { suffix, ext, bytes, done } => {
+                let put = self
+                    .patiently(async |live| {
+                        live.reserve().await?;
+                        let key = format!("{}{suffix}.{ext}", live.transfer.state.stem);
+                        live.transfer.put_beside(&key, &ext, bytes.clone()).await?;
+                        Ok(live.transfer.store.location(&key))
+                    })
+                    .await;
+                let _ = done.send(put);
+            }
+            Command::Close(_) => {}
+        }
+    }
+
+    fn add(&mut self, file: SpoolFile) {
+        let (id, what) = (file.id(), file.what().clone());
+        let key = key_of(&self.transfer.state, &what.suffix, &what.ext);
+        self.transfer.state.files.push(FileState::new(id, what, key));
+        self.sources.push(Source::Growing(file));
+    }
+
+    /// Tries until it is done, cannot be, or time is up.
+    async fn patiently<T>(
+        &mut self,
+        mut attempt: impl AsyncFnMut(&mut Self) -> Result<T, UploadError>,
+    ) -> Result<T, UploadError> {
+        let give_up_at = *self.give_up_at.get_or_insert_with(|| clock::now() + self.patience);
+        let mut pause = Duration::from_millis(200);
+        loop {
+            let done = match &self.lost {
+                Some(owner) => Err(UploadError::Lost(owner.clone())),
+                None => attempt(self).await,
+            };
+            self.tell(&done);
+            match done {
+                Err(error) if error.is_retryable() && clock::now() + pause < give_up_at => {
+                    tracing::warn!(%error, "the store is tried again");
+                    tokio::time::sleep(pause).await;
+                    pause = (2 * pause).min(AGAIN);
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// Takes up what has come since the last time.
+    async fn round(&mut self) -> Result<(), UploadError> {
+        self.reserve().await?;
+        for n in 0..self.sources.len() {
+            let synced = self.synced(n);
+            self.read_head(n).await?;
+            self.transfer.put_parts(n, &self.sources[n], synced, false).await?;
+            self.put_tail(n, synced).await?;
+        }
+        lease::renew(&self.transfer.store, &self.transfer.state).await?;
+        self.sweep().await
+    }
+
+    fn synced(&self, n: usize) -> u64 {
+        match &self.sources[n] {
+            Source::Growing(file) => file.progress().borrow().synced,
+            Source::File(_) | Source::Rest { .. } => 0,
+        }
+    }
+
+    /// Takes the recording's name, once.
+    async fn reserve(&mut self) -> Result<(), UploadError> {
+        if self.reserved {
+            return Ok(());
+        }
+        let state = &mut self.transfer.state;
+        lease::reserve(&self.transfer.store, state, &self.ext).await?;
+        for n in 0..state.files.len() {
+            let FileState { what, .. } = state.files[n].clone();
+            state.files[n].key = String::new();
+            state.files[n].key = key_of(state, &what.suffix, &what.ext);
+        }
+        let (stem, owner) = (state.stem.clone(), state.owner.clone());
+        tracing::info!(to = self.transfer.store.location(&format!("{stem}.{}", self.ext)), "will be uploaded");
+        self.transfer.note(Step::Reserved { stem, owner });
+        self.reserved = true;
+        if self.tails {
+            self.probe_deleting().await;
+        }
+        Ok(())
+    }
+
+    /// Tails are worth it only where they can be deleted.
+    async fn probe_deleting(&mut self) {
+        let key = format!("{}probe", LiveState::prefix_of(&self.transfer.state.stem));
+        let store = &self.transfer.store;
+        let probed = match store.put(&key, Bytes::new(), &options(false)).await {
+            Ok(_) => store.delete(&[key]).await,
+            Err(error) => Err(error),
+        };
+        match probed {
+            Err(StoreError::Refused(why)) => {
+                self.tails = false;
+                tracing::warn!(
+                    %why,
+                    "these credentials may not delete: what is in no full part stays on this machine until the end, and the \
+                     state object stays for good"
+                );
+            }
+            Err(error) => tracing::debug!(%error, "whether deleting is allowed shows later"),
+            Ok(()) => {}
+        }
+    }
+
+    async fn read_head(&mut self, n: usize) -> Result<(), UploadError> {
+        if !self.transfer.state.files[n].head.is_empty() {
+            return Ok(());
+        }
+        let end = self.synced(n).min(PAGE);
+        let bytes = self.sources[n].read(0..end).await.map_err(UploadError::Spool)?;
+        let mut pages = PageReader::new();
+        pages.push(&bytes);
+        if let Some(page) = pages.next_page() {
+            let head = &bytes[..usize::try_from(page.end).unwrap_or(0)];
+            self.transfer.state.files[n].head = head.iter().map(|byte| format!("{byte:02x}")).collect();
+        }
+        Ok(())
+    }
+
+    /// Writes what is in no part yet and in no tail, and drops tails that parts have taken over.
+    async fn put_tail(&mut self, n: usize, synced: u64) -> Result<(), UploadError> {
+        let confirmed = self.transfer.state.files[n].confirmed();
+        let state = &mut self.transfer.state;
+        let (gone, kept): (Vec<Tail>, Vec<Tail>) =
+            state.files[n].tails.iter().partition(|tail| tail.end() <= confirmed);
+        let dropped_to = gone.last().map_or(0, |tail| tail.end());
+        let file = state.files[n].file;
+        self.stale.extend(gone.into_iter().map(|tail| state.tail_key(file, tail)));
+        state.files[n].tails = kept;
+        if !self.tails {
+            return Ok(());
+        }
+        let offset = match self.transfer.state.files[n].tails.last() {
+            Some(tail) => tail.end(),
+            None if dropped_to == confirmed => confirmed,
+            None => self.page_before(n, confirmed, synced).await?,
+        };
+        if synced <= offset {
+            return Ok(());
+        }
+        let tail = Tail { offset, len: synced - offset };
+        let bytes = self.sources[n].read(offset..synced).await.map_err(UploadError::Spool)?;
+        let key = self.transfer.state.tail_key(file, tail);
+        self.transfer.store.put(&key, bytes, &options(false)).await?;
+        self.transfer.note(Step::TailPut { file, offset, len: tail.len, key });
+        self.transfer.state.files[n].tails.push(tail);
+        Ok(())
+    }
+
+    /// Where the page begins that the parts end in.
+    async fn page_before(&self, n: usize, confirmed: u64, synced: u64) -> Result<u64, UploadError> {
+        let from = confirmed.saturating_sub(PAGE);
+        let bytes = self.sources[n].read(from..synced.min(confirmed + PAGE)).await.map_err(UploadError::Spool)?;
+        let mut pages = PageReader::new();
+        pages.push(&bytes);
+        let mut begins = from;
+        while let Some(page) = pages.next_page() {
+            if from + page.offset > confirmed {
+                break;
+            }
+            begins = from + page.offset;
+            if from + page.end == confirmed {
+                begins = confirmed;
+            }
+        }
+        Ok(begins)
+    }
+
+    /// Deletes tails that nobody needs any more. The state no longer names them.
+    async fn sweep(&mut self) -> Result<(), UploadError> {
+        if self.stale.is_empty() {
+            return Ok(());
+        }
+        match self.transfer.store.delete(&self.stale).await {
+            Ok(()) => self.stale.clear(),
+            Err(StoreError::Refused(why)) => {
+                tracing::warn!(%why, "tail objects cannot be deleted, so no more are written");
+                self.tails = false;
+                self.stale.clear();
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    async fn complete(&mut self, files: &[FileId]) -> Result<Vec<Uploaded>, UploadError> {
+        self.reserve().await?;
+        // Who has lost it must not finish it.
+        lease::renew(&self.transfer.store, &self.transfer.state).await?;
+        let mut uploaded = Vec::new();
+        for n in 0..self.sources.len() {
+            let Source::Growing(spooled) = &self.sources[n] else { continue };
+            if !files.contains(&spooled.id()) {
+                continue;
+            }
+            let len = spooled.progress().borrow().synced;
+            self.transfer.complete(n, &self.sources[n], len).await?;
+            let FileState { file, key, .. } = &self.transfer.state.files[n];
+            uploaded.push(Uploaded { file: *file, key: key.clone(), location: self.transfer.store.location(key) });
+        }
+        Ok(uploaded)
+    }
+
+    async fn clear(&mut self) {
+        if let Err(error) = clear(&self.transfer.store, &mut self.transfer.state).await {
+            tracing::warn!(%error, "what served the upload stays in the store");
+        }
+    }
+
+    fn tell<T>(&mut self, done: &Result<T, UploadError>) {
+        if let Err(UploadError::Lost(owner)) = done {
+            self.lost = Some(owner.clone());
+        }
+        let fault = done.as_ref().err().map(ToString::to_string);
+        let bytes = self.transfer.state.files.iter().map(|file| file.stored.unwrap_or_else(|| file.safe())).sum();
+        let news = UploadStatus { bytes, fault };
+        self.status.send_if_modified(|status| {
+            if news.fault != status.fault {
+                match &news.fault {
+                    Some(why) => tracing::warn!(%why, "the upload does not get on; the spool keeps what comes"),
+                    None => tracing::info!("the upload goes on"),
+                }
+            }
+            let changed = *status != news;
+            *status = news.clone();
+            changed
+        });
+    }
+}
+
+/// A key for a file that none of the others has.
+fn key_of(state: &LiveState, suffix: &str, ext: &str) -> String {
+    let keys: BTreeSet<&str> = state.files.iter().map(|file| file.key.as_str()).collect();
+    let mut number = 0;
+    loop {
+        let counted = if number == 0 { String::new() } else { format!("-{number}") };
+        let key = format!("{}{suffix}{counted}.{ext}", state.stem);
+        if !keys.contains(key.as_str()) {
+            return key;
+        }
+        number += 1;
+    }
+}
+
+/// Removes everything that only served to get a recording into its place. Where deleting is refused, the state says that
+/// it is done.
+pub(super) async fn clear(store: &Store, state: &mut LiveState) -> Result<(), UploadError> {
+    let left = store.list(&LiveState::prefix_of(&state.stem)).await?;
+    let mut keys: Vec<String> = left.into_iter().map(|object| object.key).collect();
+    // The state goes last, so that whoever finds it finds what it names.
+    keys.retain(|key| *key != state.key());
+    keys.push(state.key());
+    match store.delete(&keys).await {
+        Ok(()) => Ok(()),
+        Err(StoreError::Refused(_)) => {
+            state.done = true;
+            store.put(&state.key(), state.write(), &options(false)).await?;
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
