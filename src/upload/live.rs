@@ -17,7 +17,8 @@ use crate::encode::PageReader;
 use crate::spool::{FileId, SpoolFile, Upload as Step};
 use crate::store::{Store, StoreError};
 
-/// How often a store is tried again at the end of a recording, at most.
+/// How soon a store is tried again at the end of a recording, at first and at last.
+const FIRST: Duration = Duration::from_millis(200);
 const AGAIN: Duration = Duration::from_secs(5);
 
 /// How far around the end of the parts a page's beginning is looked for: more than a page can have.
@@ -209,18 +210,23 @@ impl Live {
             Command::Add(file) => self.add(file),
             Command::SoFar(manifest) => self.transfer.state.so_far = Some(manifest),
             Command::Complete(files, done) => {
-                let completed = self.patiently(async |live| live.complete(&files).await).await;
+                let mut pause = FIRST;
+                let completed = loop {
+                    let tried = self.complete(&files).await;
+                    if let Some(completed) = self.settle(tried, &mut pause).await {
+                        break completed;
+                    }
+                };
                 let _ = done.send(completed);
             }
             Command::Beside { suffix, ext, bytes, done } => {
-                let put = self
-                    .patiently(async |live| {
-                        live.reserve().await?;
-                        let key = format!("{}{suffix}.{ext}", live.transfer.state.stem);
-                        live.transfer.put_beside(&key, &ext, bytes.clone()).await?;
-                        Ok(live.transfer.store.location(&key))
-                    })
-                    .await;
+                let mut pause = FIRST;
+                let put = loop {
+                    let tried = self.put_beside(&suffix, &ext, bytes.clone()).await;
+                    if let Some(put) = self.settle(tried, &mut pause).await {
+                        break put;
+                    }
+                };
                 let _ = done.send(put);
             }
             Command::Close(_) => {}
@@ -234,28 +240,35 @@ impl Live {
         self.sources.push(Source::Growing(file));
     }
 
-    /// Tries until it is done, cannot be, or time is up.
-    async fn patiently<T>(
+    /// What an attempt at the end of the recording came to; none where it is worth another, after a pause.
+    async fn settle<T: Send>(
         &mut self,
-        mut attempt: impl AsyncFnMut(&mut Self) -> Result<T, UploadError>,
-    ) -> Result<T, UploadError> {
+        tried: Result<T, UploadError>,
+        pause: &mut Duration,
+    ) -> Option<Result<T, UploadError>> {
         let give_up_at = *self.give_up_at.get_or_insert_with(|| clock::now() + self.patience);
-        let mut pause = Duration::from_millis(200);
-        loop {
-            let done = match &self.lost {
-                Some(owner) => Err(UploadError::Lost(owner.clone())),
-                None => attempt(self).await,
-            };
-            self.tell(&done);
-            match done {
-                Err(error) if error.is_retryable() && clock::now() + pause < give_up_at => {
-                    tracing::warn!(%error, "the store is tried again");
-                    tokio::time::sleep(pause).await;
-                    pause = (2 * pause).min(AGAIN);
-                }
-                done => return done,
+        self.tell(&tried);
+        match tried {
+            Err(error) if error.is_retryable() && clock::now() + *pause < give_up_at => {
+                tracing::warn!(%error, "the store is tried again");
+                tokio::time::sleep(*pause).await;
+                *pause = (2 * *pause).min(AGAIN);
+                None
             }
+            tried => Some(tried),
         }
+    }
+
+    async fn put_beside(&mut self, suffix: &str, ext: &str, bytes: Bytes) -> Result<String, UploadError> {
+        self.check_owner()?;
+        self.reserve().await?;
+        let key = format!("{}{suffix}.{ext}", self.transfer.state.stem);
+        self.transfer.put_beside(&key, ext, bytes).await?;
+        Ok(self.transfer.store.location(&key))
+    }
+
+    fn check_owner(&self) -> Result<(), UploadError> {
+        self.lost.clone().map_or(Ok(()), |owner| Err(UploadError::Lost(owner)))
     }
 
     /// Takes up what has come since the last time.
@@ -404,6 +417,7 @@ impl Live {
     }
 
     async fn complete(&mut self, files: &[FileId]) -> Result<Vec<Uploaded>, UploadError> {
+        self.check_owner()?;
         self.reserve().await?;
         // Who has lost it must not finish it.
         lease::renew(&self.transfer.store, &self.transfer.state).await?;
