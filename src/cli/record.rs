@@ -10,7 +10,7 @@ use clap::builder::FalseyValueParser;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::analysis::AnalysisConfig;
-use crate::config::{Config, ConfigError, NameTemplate, OutputKind, SideRule, SideRules, local_directory};
+use crate::config::{Config, ConfigError, NameTemplate, OutputKind, SideRule, SideRules, destination};
 use crate::encode::{EncodeError, FrameDuration, OpusConfig};
 use crate::mix::Mixing;
 use crate::recording::{Recorder, RecordingHandle, RecordingResult, StopReason};
@@ -58,17 +58,27 @@ pub struct Args {
     /// The recorder's identity in the room [default: callreel-RECORDING_ID]
     #[arg(long, env = "CALLREEL_IDENTITY", value_name = "IDENTITY")]
     identity: Option<String>,
-    /// The directory for the recording
-    #[arg(long, env = "CALLREEL_OUT", value_name = "DIR", default_value = "./recordings")]
-    out: String,
-    /// The directory for journals, from which a recording is ended if this process dies [default: .spool in the
-    /// directory for the recording]
+    /// Where the recording goes: a directory, or s3://BUCKET/PREFIX, az://, gs://, oss:// [default: the store whose bucket
+    /// variable is set, else ./recordings]
+    #[arg(long, env = "CALLREEL_OUT", value_name = "DIR-OR-URL")]
+    out: Option<String>,
+    /// How often what is in no full part yet goes into the store: 5s, 500ms; 0 for never
+    #[arg(long, env = "CALLREEL_TAIL_EVERY", value_name = "TIME", value_parser = duration, default_value = "5s")]
+    tail_every: Duration,
+    /// How long the end of a recording waits for a store that is down, until `callreel recover` has to bring it there
+    #[arg(long, env = "CALLREEL_UPLOAD_PATIENCE", value_name = "TIME", value_parser = duration, default_value = "60s")]
+    upload_patience: Duration,
+    /// The directory for journals, from which a recording is ended if this process dies, and for files on their way into
+    /// a store [default: .spool in the directory for the recording, or in ./recordings]
     #[arg(long, env = "CALLREEL_SPOOL", value_name = "DIR")]
     spool: Option<PathBuf>,
     /// The recording's name below the directory. Variables: {room_name} {room_id} {time} {recording_id} {job_id}
-    /// {participant} {track} {ext}
-    #[arg(long, env = "CALLREEL_NAME", value_name = "TEMPLATE", default_value = "{room_name}-{time}")]
-    name: String,
+    /// {participant} {track} {ext} [default: {room_name}-{time}, or as the system whose variables choose the store has it]
+    #[arg(long, env = "CALLREEL_NAME", value_name = "TEMPLATE")]
+    name: Option<String>,
+    /// The same, as deployed systems call it
+    #[arg(long, env = "FILE_PATH", value_name = "TEMPLATE", hide = true)]
+    file_path: Option<String>,
     /// The container
     #[arg(long, env = "CALLREEL_FORMAT", value_enum, default_value = "ogg", ignore_case = true)]
     format: Format,
@@ -239,10 +249,16 @@ impl Args {
         }
         let mut config = Config::new(url, credentials, self.room.unwrap_or_default());
         config.identity = self.identity;
-        config.out = local_directory(&self.out)?;
+        let to = destination(self.out.as_deref(), &|name| std::env::var(name).ok())?;
+        config.out = to.dir;
+        config.store = to.store;
+        config.upload.tail_every = Some(self.tail_every).filter(|every| !every.is_zero());
+        config.upload.patience = self.upload_patience;
         config.spool = self.spool;
-        config.name =
-            NameTemplate::parse(&self.name).map_err(|e| ConfigError::Invalid { key: "name", why: e.to_string() })?;
+        if let Some(name) = self.name.as_deref().or(self.file_path.as_deref()).or(to.name) {
+            config.name =
+                NameTemplate::parse(name).map_err(|e| ConfigError::Invalid { key: "name", why: e.to_string() })?;
+        }
         config.outputs = self.outputs.iter().map(|word| word.parse()).collect::<Result<Vec<OutputKind>, _>>()?;
         config.mixing = match self.mixing {
             MixingArg::Auto => Mixing::Auto,

@@ -1,14 +1,15 @@
 //! `callreel recover`: ends recordings whose process died.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::config::{default_spool, local_directory};
-use crate::recording::{Recovered, recover};
+use crate::config::{default_spool, destination};
+use crate::recording::{Recovered, RecordingResult, recover, recover_from_store};
+use crate::store::{LocalConfig, Store, StoreConfig, StoreError};
 
 use super::BAD_USAGE;
 use super::logging::{self, LogFormat};
@@ -25,9 +26,12 @@ pub struct Args {
     /// The directory of journals [default: .spool in the directory for recordings]
     #[arg(long, env = "CALLREEL_SPOOL", value_name = "DIR")]
     spool: Option<PathBuf>,
-    /// The directory for recordings, as `record` has it
-    #[arg(long, env = "CALLREEL_OUT", value_name = "DIR", default_value = "./recordings")]
-    out: String,
+    /// The directory or store for recordings, as `record` has it; the environment gives a store's credentials
+    #[arg(long, env = "CALLREEL_OUT", value_name = "DIR-OR-URL")]
+    out: Option<String>,
+    /// Also finish what recorders have left in this store and no longer go on with, as their leases tell
+    #[arg(long, value_name = "URL")]
+    from_store: Option<String>,
     /// Go on looking for recordings whose process died, until told to stop
     #[arg(long)]
     watch: bool,
@@ -39,24 +43,19 @@ pub struct Args {
 /// Ends what has to be ended.
 pub fn run(args: &Args) -> ExitCode {
     logging::start(args.log_format, "info");
-    let spool = match &args.spool {
-        Some(spool) => spool.clone(),
-        None => match local_directory(&args.out) {
-            Ok(out) => default_spool(&out),
-            Err(error) => {
-                eprintln!("error: {error}");
-                return ExitCode::from(BAD_USAGE);
-            }
-        },
+    let environment = |name: &str| std::env::var(name).ok();
+    let to = match destination(args.out.as_deref().or(args.from_store.as_deref()), &environment) {
+        Ok(to) => to,
+        Err(error) => return bad_usage(&error),
     };
-    let mut pending = BTreeSet::new();
-    if args.watch {
-        return watch(&spool, &mut pending);
-    }
-    if pass(&spool, &mut pending) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-fn watch(spool: &Path, pending: &mut BTreeSet<String>) -> ExitCode {
+    let from = match &args.from_store {
+        Some(url) => match destination(Some(url), &environment) {
+            Ok(from) => Some(from.store.unwrap_or_else(|| StoreConfig::Local(LocalConfig { dir: from.dir }))),
+            Err(error) => return bad_usage(&error),
+        },
+        None => None,
+    };
+    let spool = args.spool.clone().unwrap_or_else(|| default_spool(&to.dir));
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -65,53 +64,127 @@ fn watch(spool: &Path, pending: &mut BTreeSet<String>) -> ExitCode {
         }
     };
     runtime.block_on(async {
-        let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-        else {
-            eprintln!("error: signals cannot be caught here");
-            return ExitCode::FAILURE;
+        let mut job = match Job::new(spool, to.store.as_ref(), from.as_ref()).await {
+            Ok(job) => job,
+            Err(error) => return bad_usage(&error),
         };
-        let mut clock = tokio::time::interval(WATCH_EVERY);
-        loop {
-            tokio::select! {
-                _ = clock.tick() => {
-                    // What fails is tried again.
-                    pass(spool, pending);
-                }
-                _ = interrupt.recv() => return ExitCode::SUCCESS,
-                _ = terminate.recv() => return ExitCode::SUCCESS,
-            }
+        if args.watch {
+            return watch(&mut job).await;
         }
+        if job.pass().await { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     })
 }
 
-/// Looks once. Gives whether all went well.
-fn pass(spool: &Path, pending: &mut BTreeSet<String>) -> bool {
-    let recovered = match recover(spool, None) {
-        Ok(recovered) => recovered,
-        Err(error) => {
-            eprintln!("error: cannot read {}: {error}", spool.display());
-            return false;
-        }
+fn bad_usage(error: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("error: {error}");
+    ExitCode::from(BAD_USAGE)
+}
+
+async fn watch(job: &mut Job) -> ExitCode {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        eprintln!("error: signals cannot be caught here");
+        return ExitCode::FAILURE;
     };
-    let mut all_well = true;
-    for recording in recovered {
-        match recording {
-            Ok(Recovered::Done(result)) => {
-                for reason in &result.reasons {
-                    eprintln!("{}: {}: {reason}", result.recording_id, result.outcome);
-                }
-                println!("{}", serde_json::to_string(&result).expect("plain data becomes JSON"));
+    let mut clock = tokio::time::interval(WATCH_EVERY);
+    loop {
+        tokio::select! {
+            _ = clock.tick() => {
+                // What fails is tried again.
+                job.pass().await;
             }
-            Ok(Recovered::UploadPending { recording_id, store }) => {
-                if pending.insert(recording_id.clone()) {
-                    eprintln!("{recording_id}: upload to {store} pending");
-                }
-            }
-            Err(error) => {
-                eprintln!("error: {error}");
-                all_well = false;
-            }
+            _ = interrupt.recv() => return ExitCode::SUCCESS,
+            _ = terminate.recv() => return ExitCode::SUCCESS,
         }
     }
-    all_well
+}
+
+/// Where to look, and where to bring what is found.
+struct Job {
+    spool: PathBuf,
+    store: Option<Store>,
+    from: Option<Store>,
+    /// Recordings of which it was told that they cannot go anywhere.
+    told: BTreeSet<String>,
+}
+
+impl Job {
+    async fn new(
+        spool: PathBuf,
+        store: Option<&StoreConfig>,
+        from: Option<&StoreConfig>,
+    ) -> Result<Self, StoreError> {
+        let open = async |config: Option<&StoreConfig>| match config {
+            Some(config) => Store::open(config).await.map(Some),
+            None => Ok(None),
+        };
+        Ok(Self { spool, store: open(store).await?, from: open(from).await?, told: BTreeSet::new() })
+    }
+
+    /// Looks once. Gives whether nothing is left to do.
+    async fn pass(&mut self) -> bool {
+        let mut all_well = self.look_into_spool().await;
+        if let Some(from) = &self.from {
+            match recover_from_store(from, "").await {
+                Ok(results) => results.into_iter().for_each(|result| match result {
+                    Ok(result) => print(&result),
+                    Err(error) => {
+                        eprintln!("error: {error}");
+                        all_well = false;
+                    }
+                }),
+                Err(error) => {
+                    eprintln!("error: {error}");
+                    all_well = false;
+                }
+            }
+        }
+        all_well
+    }
+
+    async fn look_into_spool(&mut self) -> bool {
+        let recovered = match recover(&self.spool, None) {
+            Ok(recovered) => recovered,
+            Err(error) => {
+                eprintln!("error: cannot read {}: {error}", self.spool.display());
+                return false;
+            }
+        };
+        let mut all_well = true;
+        for recording in recovered {
+            let done = match recording {
+                Ok(Recovered::Done(result)) => Ok(result),
+                Ok(Recovered::UploadPending(pending)) => match &self.store {
+                    Some(store) if pending.is_for(store) => {
+                        pending.upload(store).await.map_err(|error| error.to_string())
+                    }
+                    _ => {
+                        all_well = false;
+                        let (id, store) = (pending.recording_id().to_owned(), pending.store());
+                        if !self.told.contains(&id) {
+                            eprintln!("error: {id} belongs to {store}; give that as --out, with its credentials");
+                        }
+                        self.told.insert(id);
+                        continue;
+                    }
+                },
+                Err(error) => Err(error.to_string()),
+            };
+            match done {
+                Ok(result) => print(&result),
+                Err(error) => {
+                    eprintln!("error: {error}");
+                    all_well = false;
+                }
+            }
+        }
+        all_well
+    }
+}
+
+fn print(result: &RecordingResult) {
+    for reason in &result.reasons {
+        eprintln!("{}: {}: {reason}", result.recording_id, result.outcome);
+    }
+    println!("{}", serde_json::to_string(result).expect("plain data becomes JSON"));
 }

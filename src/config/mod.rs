@@ -2,6 +2,7 @@
 
 mod name;
 mod side;
+mod storage;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,9 +18,12 @@ use crate::encode::OpusConfig;
 use crate::mix::Mixing;
 use crate::recording::StopPolicy;
 use crate::room::{Credentials, TransportPolicy};
+use crate::store::StoreConfig;
+use crate::upload::UploadConfig;
 
 pub use name::{NameError, NameTemplate, NameValues};
 pub use side::{SideRule, SideRules};
+pub use storage::{Destination, destination};
 
 pub(crate) use name::safe_in_name;
 
@@ -52,7 +56,12 @@ pub struct Config {
     pub job_id: Option<String>,
     /// The directory for the files. Default `./recordings`.
     pub out: PathBuf,
-    /// The directory for journals. Default: `.spool` in the directory for the files.
+    /// The store into which the files go while they grow. Default: none, they stay in `out`.
+    pub store: Option<StoreConfig>,
+    /// How they go there.
+    pub upload: UploadConfig,
+    /// The directory for journals, and for files on their way into a store. Default: `.spool` in the directory for the
+    /// files.
     pub spool: Option<PathBuf>,
     /// The files' name. Default `{room_name}-{time}`.
     pub name: NameTemplate,
@@ -164,6 +173,8 @@ impl Config {
             recording_id: new_recording_id(),
             job_id: None,
             out: PathBuf::from("recordings"),
+            store: None,
+            upload: UploadConfig::default(),
             spool: None,
             name: default_name(),
             outputs: vec![OutputKind::Mix],
@@ -234,16 +245,6 @@ const GAINS: RangeInclusive<f32> = -60.0..=40.0;
 /// The loudness of voices that makes sense, in LUFS: from too soft to hear to as loud as speech gets without distortion.
 const TARGETS: RangeInclusive<f32> = -40.0..=-10.0;
 
-/// A directory from `--out`; a URL of a store is told apart from a path.
-pub fn local_directory(out: &str) -> Result<PathBuf, ConfigError> {
-    match out.split_once("://") {
-        None if out.is_empty() => Err(ConfigError::Invalid { key: "out", why: "is empty".into() }),
-        None => Ok(Path::new(out).to_owned()),
-        Some(("s3" | "az" | "gs" | "oss", _)) => Err(ConfigError::NotAvailable { what: format!("out: {out}") }),
-        Some((scheme, _)) => Err(ConfigError::Invalid { key: "out", why: format!("unknown scheme {scheme:?}") }),
-    }
-}
-
 /// Where the journals of recordings into the directory `out` are, unless told otherwise.
 pub fn default_spool(out: &Path) -> PathBuf {
     out.join(".spool")
@@ -293,13 +294,6 @@ mod tests {
             let refused = matches!(config.validate(), Err(ConfigError::Invalid { key: "target_lufs", .. }));
             assert_ne!(refused, allowed, "{target}");
         }
-    }
-
-    #[test]
-    fn stores_that_are_not_built_yet_say_so() {
-        assert_eq!(local_directory("calls/x"), Ok(PathBuf::from("calls/x")));
-        assert!(local_directory("s3://bucket/p").unwrap_err().to_string().contains("not available yet"));
-        assert!(matches!(local_directory("ftp://x"), Err(ConfigError::Invalid { key: "out", .. })));
     }
 
     #[test]

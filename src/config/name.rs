@@ -20,6 +20,8 @@ enum Variable {
     RoomName,
     RoomId,
     Time,
+    /// The time as one deployed system writes it.
+    Underscored,
     RecordingId,
     JobId,
     Participant,
@@ -27,10 +29,11 @@ enum Variable {
     Ext,
 }
 
-const VARIABLES: [(&str, Variable); 8] = [
+const VARIABLES: [(&str, Variable); 9] = [
     ("room_name", Variable::RoomName),
     ("room_id", Variable::RoomId),
     ("time", Variable::Time),
+    ("YYYYMMDD_HHMMSS", Variable::Underscored),
     ("recording_id", Variable::RecordingId),
     ("job_id", Variable::JobId),
     ("participant", Variable::Participant),
@@ -68,7 +71,7 @@ pub enum NameError {
     Empty,
     /// A variable that does not exist.
     #[error(
-        "unknown variable {{{0}}} in the name template; known are {{room_name}} {{room_id}} {{time}} {{recording_id}} {{job_id}} {{participant}} {{track}} {{ext}}"
+        "unknown variable {{{0}}} in the name template; known are {{room_name}} {{room_id}} {{time}} {{YYYYMMDD_HHMMSS}} {{recording_id}} {{job_id}} {{participant}} {{track}} {{ext}}"
     )]
     UnknownVariable(String),
     /// A brace without its partner.
@@ -133,6 +136,11 @@ impl Variable {
         match self {
             Self::RoomName => values.room_name.to_owned(),
             Self::RoomId => values.room_id.to_owned(),
+            Self::Underscored => values
+                .time
+                .to_offset(time::UtcOffset::UTC)
+                .format(format_description!("[year][month][day]_[hour][minute][second]"))
+                .unwrap_or_default(),
             Self::Time => values
                 .time
                 .to_offset(time::UtcOffset::UTC)

@@ -155,6 +155,10 @@ pub struct Status {
     pub bytes: u64,
     /// What the local disk refuses at the moment, while the recording goes on in memory.
     pub disk_fault: Option<String>,
+    /// Bytes that the store has, all files together.
+    pub uploaded_bytes: u64,
+    /// What keeps the store from getting more at the moment; the spool keeps it meanwhile.
+    pub upload_fault: Option<String>,
     /// What happened so far that will keep it from being complete.
     pub reasons: Vec<Reason>,
     /// The end, once there is one.
@@ -170,6 +174,8 @@ impl Status {
             peak_dbfs: f32::NEG_INFINITY,
             bytes: 0,
             disk_fault: None,
+            uploaded_bytes: 0,
+            upload_fault: None,
             reasons: Vec::new(),
             result: None,
         }

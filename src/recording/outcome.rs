@@ -106,6 +106,11 @@ pub enum Reason {
         /// What went wrong.
         message: String,
     },
+    /// The recording is whole, and not in its store yet: it waits in the spool for `callreel recover`.
+    Upload {
+        /// What went wrong.
+        message: String,
+    },
     /// The recorder itself is at fault.
     Internal {
         /// What went wrong.
@@ -127,6 +132,7 @@ impl Reason {
             | Self::SubscriptionFailed { .. }
             | Self::Output { .. }
             | Self::Interrupted { .. }
+            | Self::Upload { .. }
             | Self::Undecodable { .. } => false,
         }
     }
@@ -149,6 +155,7 @@ impl fmt::Display for Reason {
             Self::ConnectionLost { message } => write!(f, "connection lost: {message}"),
             Self::Removed { message } => write!(f, "removed from the room: {message}"),
             Self::Storage { message } => write!(f, "cannot write the recording: {message}"),
+            Self::Upload { message } => write!(f, "not in its store yet, safe in the spool: {message}"),
             Self::Internal { message } => write!(f, "internal fault: {message}"),
         }
     }

@@ -14,7 +14,8 @@ use crate::clock::{self, RecordingClock};
 use crate::config::{Config, NameValues};
 use crate::mix::Gain;
 use crate::room::{CloseReason, Room, RoomConfig, RoomEvent, RoomEvents, RoomInfo};
-use crate::spool::{Entry, JOURNAL_VERSION, Memory, Place, Reservation, Started};
+use crate::spool::{JOURNAL_VERSION, Memory, Place, Reservation, Started};
+use crate::store::Store;
 use crate::time::{ClockTime, MediaTime, SampleCount};
 
 use super::handle::{RecordingResult, State, Status};
@@ -23,7 +24,7 @@ use super::outcome::{Outcome, Reason, StopReason, judge};
 use super::outputs::Speaker;
 use super::pipeline::{Finished, Pipeline};
 use super::presence::Presence;
-use super::recover::recover;
+use super::recover::{Recovered, recover};
 use super::roll::{Roll, RolledTrack};
 use super::sides::Sides;
 use super::sinks::{EXT, Sinks, entry_so_far};
@@ -80,30 +81,57 @@ enum Joined {
 async fn join(config: &Config, stops: &mut mpsc::UnboundedReceiver<StopReason>) -> Result<Joined, Reason> {
     config.validate().map_err(|error| Reason::Join { message: error.to_string() })?;
     // A directory that cannot be written is better known before the call than after it.
-    fs::create_dir_all(&config.out).map_err(|error| Reason::Storage {
-        message: format!("cannot create the directory {}: {error}", config.out.display()),
+    let directory = if config.store.is_some() { config.spool_dir() } else { config.out.clone() };
+    fs::create_dir_all(&directory).map_err(|error| Reason::Storage {
+        message: format!("cannot create the directory {}: {error}", directory.display()),
     })?;
-    recover_others(config);
+    let store = match &config.store {
+        Some(store) => {
+            let opened = Store::open(store).await;
+            Some(opened.map_err(|error| Reason::Storage { message: error.to_string() })?)
+        }
+        None => None,
+    };
+    recover_others(config, store.clone());
     tracing::info!(url = %config.url, identity = %config.identity(), "joining");
     let connected = tokio::select! {
         connected = Room::connect(room_config(config)) => connected,
         Some(reason) = stops.recv() => return Ok(Joined::NotAnyMore(reason)),
     };
     let (room, events) = connected.map_err(|error| Reason::Join { message: error.to_string() })?;
-    Session::begin(config.clone(), room, events).await.map(|session| Joined::Recording(Box::new(session)))
+    Session::begin(config.clone(), room, events, store).await.map(|session| Joined::Recording(Box::new(session)))
 }
 
 /// Ends, beside this recording, those in its spool whose process died; a process looks once into each spool.
-fn recover_others(config: &Config) {
+fn recover_others(config: &Config, store: Option<Store>) {
     static LOOKED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
     let (spool, own) = (config.spool_dir(), config.recording_id.clone());
     // Nothing panics while it is held.
     if !LOOKED.lock().unwrap_or_else(PoisonError::into_inner).insert(spool.clone()) {
         return;
     }
-    tokio::task::spawn_blocking(move || match recover(&spool, Some(&own)) {
-        Ok(all) => all.into_iter().filter_map(Result::err).for_each(|error| tracing::error!(%error, "cannot recover")),
-        Err(error) => tracing::error!(%error, spool = %spool.display(), "cannot look for interrupted recordings"),
+    tokio::spawn(async move {
+        let looking = spool.clone();
+        let recovered = tokio::task::spawn_blocking(move || recover(&looking, Some(&own))).await;
+        match recovered {
+            Ok(Ok(all)) => {
+                for one in all {
+                    let one = match (one, &store) {
+                        (Ok(Recovered::UploadPending(pending)), Some(store)) if pending.is_for(store) => {
+                            pending.upload(store).await.map(|_| ()).map_err(|error| error.to_string())
+                        }
+                        (one, _) => one.map(|_| ()).map_err(|error| error.to_string()),
+                    };
+                    if let Err(error) = one {
+                        tracing::error!(%error, "cannot recover");
+                    }
+                }
+            }
+            Ok(Err(error)) => {
+                tracing::error!(%error, spool = %spool.display(), "cannot look for interrupted recordings");
+            }
+            Err(error) => tracing::error!(%error, "cannot look for interrupted recordings"),
+        }
     });
 }
 
@@ -165,7 +193,12 @@ struct About {
 }
 
 impl Session {
-    async fn begin(config: Config, room: Room, mut events: RoomEvents) -> Result<Self, Reason> {
+    async fn begin(
+        config: Config,
+        room: Room,
+        mut events: RoomEvents,
+        store: Option<Store>,
+    ) -> Result<Self, Reason> {
         let Some(RoomEvent::Joined { room: room_info, at, .. }) = events.recv().await else {
             return Err(Reason::Join { message: "the room engine ended before it had joined".into() });
         };
@@ -181,7 +214,12 @@ impl Session {
             track: "",
             ext: EXT,
         });
-        let mut sinks = Sinks::reserve(reservation(&config, &room_info, &clock, at, name)).await?;
+        let place = match &store {
+            Some(store) => Place::Store(store.to_string()),
+            None => Place::Directory(config.out.clone()),
+        };
+        let wanted = reservation(&config, &room_info, &clock, at, place, name);
+        let mut sinks = Sinks::reserve(wanted, store.map(|store| (store, config.upload))).await?;
         let pipeline = Pipeline::new(&config, fastrand::u32(..))
             .map_err(|error| Reason::Internal { message: error.to_string() })?;
         sinks.open(pipeline.outputs());
@@ -375,6 +413,9 @@ impl Session {
             status.participants = participants;
             status.peak_dbfs = peak_dbfs;
             status.bytes = self.sinks.bytes();
+            if let Some(upload) = self.sinks.upload() {
+                (status.uploaded_bytes, status.upload_fault) = (upload.bytes, upload.fault);
+            }
             news
         });
     }
@@ -391,7 +432,7 @@ impl Session {
         let about = About { speech: None, sidecars: Vec::new() };
         let manifest = Manifest { reasons, ..self.manifest(&end, &known, Outcome::Degraded, outputs, about) };
         let so_far = serde_json::to_value(manifest).expect("plain data becomes JSON");
-        let cost = self.sinks.files().journal().append(&Entry::Ledger { so_far });
+        let cost = self.sinks.put_down(so_far);
         let pause = Duration::from_secs((cost / LEDGER_BYTES_A_SECOND) as u64);
         self.ledger_due = now + pause.max(LEDGER_EVERY);
     }
@@ -433,19 +474,14 @@ impl Session {
             self.reasons.push(Reason::Internal { message: format!("the ledger does not add up: {why}") });
         }
         let json = serde_json::to_vec_pretty(&manifest).expect("plain data becomes JSON");
-        let written = self.sinks.files().write_manifest(json).await;
+        let written = self.sinks.store_manifest(json).await;
         if let Err(error) = &written {
             self.note_storage_fault(error.to_string());
         }
+        let manifest = written.ok();
+        let refused = self.sinks.close(manifest.is_some() && stored.all_named).await;
+        self.reasons.extend(refused.filter(|refused| !self.reasons.contains(refused)));
         let outcome = judge(self.heard, &self.reasons);
-        let manifest = written.is_ok().then(|| self.sinks.files().manifest_path().display().to_string());
-        let is_stored = written.is_ok() && stored.all_named;
-        let files = self.sinks.into_files();
-        if is_stored {
-            files.done().await
-        } else {
-            files.leave().await
-        }
         RecordingResult {
             recording_id: self.config.recording_id.clone(),
             status: if outcome == Outcome::Failed { State::Failed } else { State::Ready },
@@ -552,6 +588,7 @@ fn reservation(
     room: &RoomInfo,
     clock: &RecordingClock,
     zero: std::time::Instant,
+    place: Place,
     name: String,
 ) -> Reservation {
     let started = Started {
@@ -561,7 +598,7 @@ fn reservation(
         pid: std::process::id(),
         wall_zero: clock.wall_zero(),
         boot_zero: clock::since_boot(zero),
-        place: Place::Directory(config.out.clone()),
+        place,
         name,
     };
     Reservation { spool: config.spool_dir(), started, memory: Memory::of_process() }

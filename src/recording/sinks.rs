@@ -1,10 +1,13 @@
 //! Where the pipeline's outputs go: a file each.
 
+use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::config::{OutputKind, safe_in_name};
-use crate::spool::{FileError, FileEvent, FileId, FinishedFile, NewFile, RecordingFiles, Reservation, What};
+use crate::spool::{Entry, FileError, FileEvent, FileId, FinishedFile, NewFile, RecordingFiles, Reservation, Started, What};
+use crate::store::Store;
 use crate::time::MediaTime;
+use crate::upload::{Upload, UploadConfig, UploadError, UploadPlan, UploadStatus};
 
 use super::handle::OutputResult;
 use super::manifest::{OutputEntry, SidecarEntry, SidecarKind};
@@ -24,6 +27,10 @@ pub struct Sinks {
     sinks: Vec<Sink>,
     bytes: u64,
     events: mpsc::UnboundedReceiver<FileEvent>,
+    /// The way into a store, if they go there.
+    upload: Option<Upload>,
+    /// What kept something from getting there.
+    refused: Option<String>,
 }
 
 #[derive(Debug)]
@@ -50,8 +57,10 @@ pub struct Stored {
 
 impl Sinks {
     /// Reserves the recording's name, as [`RecordingFiles::reserve`] does. No output has a file yet.
-    pub async fn reserve(wanted: Reservation) -> Result<Self, Reason> {
+    /// Where there is a store, files go there as they grow.
+    pub async fn reserve(wanted: Reservation, store: Option<(Store, UploadConfig)>) -> Result<Self, Reason> {
         let (event, events) = mpsc::unbounded_channel();
+        let Started { recording_id, name: key, .. } = wanted.started.clone();
         let reserve = move || {
             make_way(&wanted.spool, &wanted.started.recording_id)?;
             RecordingFiles::reserve(&wanted, event)
@@ -59,7 +68,14 @@ impl Sinks {
         let reserved = tokio::task::spawn_blocking(reserve).await;
         let reserved = reserved.map_err(|error| Reason::Internal { message: error.to_string() })?;
         let files = reserved.map_err(|error| Reason::Storage { message: error.to_string() })?;
-        Ok(Self { files, sinks: Vec::new(), bytes: 0, events })
+        let upload = store.map(|(store, config)| {
+            files.keep_in_memory(true);
+            let journal = files.journal().clone();
+            Upload::start(store, UploadPlan { recording_id, key, config }, move |step| {
+                journal.append(&Entry::Upload(step));
+            })
+        });
+        Ok(Self { files, sinks: Vec::new(), bytes: 0, events, upload, refused: None })
     }
 
     /// The files, and the place for the manifest.
@@ -67,9 +83,42 @@ impl Sinks {
         &self.files
     }
 
-    /// The files, whose recording is over.
-    pub fn into_files(self) -> RecordingFiles {
-        self.files
+    /// How far the way into the store is; none where there is no store.
+    pub fn upload(&self) -> Option<UploadStatus> {
+        self.upload.as_ref().map(Upload::status)
+    }
+
+    /// Puts down the manifest as it would be now. Gives how many bytes that was.
+    pub fn put_down(&self, so_far: serde_json::Value) -> usize {
+        if let Some(upload) = &self.upload {
+            upload.so_far(so_far.clone());
+        }
+        self.files.journal().append(&Entry::Ledger { so_far })
+    }
+
+    /// Writes the manifest beside the files. Gives where it is.
+    ///
+    /// # Errors
+    /// Where the disk refuses it; a store that does is told by [`close`](Self::close).
+    pub async fn store_manifest(&mut self, json: Vec<u8>) -> Result<String, FileError> {
+        self.files.write_manifest(json.clone()).await?;
+        let uploaded = self.upload_beside("json", json.into()).await;
+        Ok(uploaded.unwrap_or_else(|| self.files.manifest_path().display().to_string()))
+    }
+
+    /// Lets go of what only served to make the recording, if everything `is_stored`; else it stays for recovery. Gives what
+    /// kept something out of the store.
+    pub async fn close(self, is_stored: bool) -> Option<Reason> {
+        let is_there = is_stored && self.refused.is_none();
+        if let (true, Some(upload)) = (is_there, self.upload) {
+            upload.close().await;
+        }
+        if is_there {
+            self.files.done().await;
+        } else {
+            self.files.leave().await;
+        }
+        self.refused.map(|message| Reason::Upload { message })
     }
 
     /// What the disk refuses at the moment, while memory stands in for it.
@@ -89,6 +138,9 @@ impl Sinks {
             let Contents { kind, participant, .. } = contents;
             let file = self.files.create(NewFile { kind: kind.to_string(), participant, suffix, ext: EXT.into() });
             self.sinks.push(Sink { file: file.id(), fault: None, in_memory: None });
+            if let Some(upload) = &self.upload {
+                upload.add(file);
+            }
         }
     }
 
@@ -127,27 +179,31 @@ impl Sinks {
     /// # Errors
     /// [`Reason::Output`] where the disk refuses it.
     pub async fn store_beside(
-        &self,
+        &mut self,
         kind: SidecarKind,
         ext: &'static str,
         bytes: Vec<u8>,
     ) -> Result<SidecarEntry, Reason> {
         let what = NewFile { kind: kind.to_string(), ext: ext.into(), ..NewFile::default() };
+        let body = Bytes::from(bytes.clone());
         let stored = self.files.write_beside(what, bytes).await;
         let lacks = |error: FileError| Reason::Output { output: ext.to_owned(), message: error.to_string() };
-        let FinishedFile { path, bytes, sha256, .. } = stored.map_err(lacks)?;
-        let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(SidecarEntry { kind, file, bytes, sha256 })
+        let FinishedFile { path, bytes: length, sha256, .. } = stored.map_err(lacks)?;
+        let uploaded = self.upload_beside(ext, body).await;
+        let file = uploaded.map_or_else(|| name_of(&path.to_string_lossy()), |location| name_of(&location));
+        Ok(SidecarEntry { kind, file, bytes: length, sha256 })
     }
 
     async fn store(&mut self, origins: Vec<Origin>, end: MediaTime) -> Stored {
         let mut stored = Stored { all_named: true, ..Stored::default() };
+        let mut whole = Vec::new();
         for (sink, origin) in self.sinks.iter_mut().zip(&origins) {
             match self.files.finish(sink.file, origin.fault.is_none()).await {
                 Ok(file) => {
                     let entry = entry(&file, origin, end);
                     stored.results.push(OutputResult::new(&entry, file.path.display().to_string()));
                     stored.entries.push(entry);
+                    whole.push(sink.file);
                 }
                 Err(error) => {
                     stored.all_named = false;
@@ -158,8 +214,42 @@ impl Sinks {
         while let Ok(event) = self.events.try_recv() {
             self.note(event);
         }
+        self.complete(&whole, &mut stored).await;
         stored.reasons = self.reasons(&origins);
+        stored.reasons.extend(self.refused.clone().map(|message| Reason::Upload { message }));
         stored
+    }
+
+    /// Makes the objects of `whole` files appear in the store, and says where they are.
+    async fn complete(&mut self, whole: &[FileId], stored: &mut Stored) {
+        let Some(upload) = &self.upload else { return };
+        match upload.complete(whole.to_vec()).await {
+            Ok(uploaded) => {
+                for (n, file) in whole.iter().enumerate() {
+                    let Some(uploaded) = uploaded.iter().find(|uploaded| uploaded.file == *file) else { continue };
+                    stored.entries[n].file = name_of(&uploaded.key);
+                    stored.results[n].location.clone_from(&uploaded.location);
+                }
+            }
+            Err(error) => self.refuse(&error),
+        }
+    }
+
+    /// Writes an object that tells about the recording; gives where it is.
+    async fn upload_beside(&mut self, ext: &str, bytes: Bytes) -> Option<String> {
+        let upload = self.upload.as_ref().filter(|_| self.refused.is_none())?;
+        match upload.put_beside("", ext, bytes).await {
+            Ok(location) => Some(location),
+            Err(error) => {
+                self.refuse(&error);
+                None
+            }
+        }
+    }
+
+    fn refuse(&mut self, error: &UploadError) {
+        tracing::error!(%error, "the recording is not in its store, and stays in the spool");
+        self.refused.get_or_insert_with(|| error.to_string());
     }
 
     fn note(&mut self, FileEvent { file, what }: FileEvent) {
@@ -220,6 +310,11 @@ fn entry(file: &FinishedFile, origin: &Origin, end: MediaTime) -> OutputEntry {
 pub fn entry_so_far(origin: &Origin, at: MediaTime) -> OutputEntry {
     let (path, sha256) = Default::default();
     entry(&FinishedFile { path, bytes: 0, sha256, cut_to: None, in_memory: false }, origin, at)
+}
+
+/// The last part of a path, key or location.
+fn name_of(path: &str) -> String {
+    path.rsplit('/').next().unwrap_or(path).to_owned()
 }
 
 /// `mix`, `dual`, or whose track it is.
