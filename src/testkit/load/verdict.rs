@@ -99,12 +99,23 @@ impl Recorded {
                 if said + (probe.sound.len() + EDGE) as f64 > audio.len() as f64 {
                     break;
                 }
-                if said >= EDGE as f64 {
+                if said >= EDGE as f64 && self.admits_loss(said, probe.sound.len()) {
+                    alignment.admitted += 1;
+                } else if said >= EDGE as f64 {
                     look(&audio, probe, said, alignment);
                 }
             }
         }
         Ok(())
+    }
+
+    /// Whether a ledger says that something is lost of the `samples` from `said` on.
+    fn admits_loss(&self, said: f64, samples: usize) -> bool {
+        let (from, to) = (said as i64, said as i64 + samples as i64);
+        let mut rows = self.manifest.tracks.iter().flat_map(|track| &track.ledger.rows);
+        rows.any(|row| {
+            matches!(row.reason, Reason::Lost | Reason::RecorderDown) && row.start.0 < to && row.end.0 > from
+        })
     }
 
     /// When sample 0 was.
@@ -120,7 +131,8 @@ fn look(audio: &Audio, probe: &Probe, said: f64, alignment: &mut Alignment) {
         .filter_map(|channel| analysis::find(&probe.sound, &audio.channel(channel)[from..to]))
         .max_by(|a, b| a.score.total_cmp(&b.score));
     alignment.looked_for += 1;
-    match found.filter(|found| found.score > ALIKE) {
+    // A sound that would begin before what is looked at is none that was found.
+    match found.filter(|found| found.score > ALIKE && found.offset >= 0) {
         Some(found) => {
             let off = (from as f64 + found.offset as f64 - said) / f64::from(SAMPLE_RATE) * 1_000.0 - HELD_BACK_MS;
             if off.abs() > alignment.worst_ms.abs() {
