@@ -21,8 +21,9 @@ const HELD_BACK_MS: f64 = 26.5;
 /// How far around its place a sound is looked for, in samples.
 const AROUND: usize = SAMPLE_RATE as usize / 2;
 
-/// How alike a sound and its recording have to be: another voice may speak over it.
-const ALIKE: f64 = 0.4;
+/// How alike a sound and its recording have to be: another voice may speak over it, and half of it may lie a millisecond
+/// beside the other half. What was never said is as alike as 0.2.
+const ALIKE: f64 = 0.3;
 
 /// The first and the last of a recording are not looked at: there a track settles, or ends.
 const EDGE: usize = SAMPLE_RATE as usize;
