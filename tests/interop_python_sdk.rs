@@ -94,6 +94,9 @@ async fn two_publishers_of_the_sdk_are_recorded_where_they_spoke() {
     assert_eq!(manifest.outcome, Outcome::Complete, "{:?}", manifest.reasons);
     assert_eq!(manifest.tracks.len(), 2, "one microphone each, and no camera");
     let places: Vec<(f64, f64)> = said.iter().map(|(_, sound, at)| (*at, place(sound, &heard))).collect();
+    let never_said = analysis::find(fixture("words.flac").slice(0..96_000).channel(0), heard.channel(0)).unwrap();
+    assert!(never_said.score < 0.3, "likeness tells nothing: {never_said:?}");
+    println!("likeness of what was not said: {:.2}", never_said.score);
     let (first_at, first_found) = places[0];
     for ((at, found), (who, ..)) in places.iter().zip(&said) {
         let error = ((found - first_found) - (at - first_at)) * 1e3;
@@ -185,8 +188,8 @@ fn said(sound: &Audio, from: f64, to: f64) -> Audio {
 /// Where `sound` lies in `recording`, in seconds.
 fn place(sound: &Audio, recording: &Audio) -> f64 {
     let found = analysis::find(sound.channel(0), recording.channel(0)).expect("neither is silent");
-    // Under another voice of the same loudness, and coded anew, a line is as like itself as 0.5; elsewhere 0.2 is found by chance.
-    assert!(found.score > 0.4, "it is not in the recording: {found:?}");
+    // Under another voice of the same loudness, and partly moved by a millisecond, a line is as like itself as 0.45.
+    assert!(found.score > 0.35, "it is not in the recording: {found:?}");
     found.offset as f64 / 48e3
 }
 

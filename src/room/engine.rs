@@ -148,8 +148,8 @@ impl Engine {
     /// Runs the call to its end, and tells the end.
     pub(super) async fn run(mut self) {
         let reason = self.run_until_closed().await;
-        // What came until now belongs to the call.
-        let _ = self.on_datagrams(Ok(()));
+        // What came until now belongs to the call, however much waits.
+        while let Ok((true, _)) = self.fetch(crate::clock::now()) {}
         tracing::debug!(?reason, "leaving the room");
         self.say_goodbye().await;
         let at = crate::clock::now();
@@ -359,9 +359,24 @@ impl Engine {
 
     /// Takes in what waits in the UDP socket.
     fn on_datagrams(&mut self, ready: io::Result<()>) -> Flow {
-        let mut burst = Burst::borrow();
         let now = crate::clock::now();
-        let (mut more, mut count) = (ready.map(|()| true), 0);
+        let count = match ready.and_then(|()| self.fetch(now)) {
+            Ok((_, count)) => count,
+            Err(error) => return Flow::Break(CloseReason::Lost(format!("the UDP socket failed: {error}"))),
+        };
+        let steady = matches!(self.media.told, Some(MediaState::Connected(Transport::Udp)));
+        let rests = self.media.pace.rests(count, steady, now);
+        if let Err(error) = self.media.udp.watch(!rests) {
+            // Read now and then it is as well.
+            tracing::debug!(%error, "the UDP socket cannot be watched");
+        }
+        ON
+    }
+
+    /// Reads a share of what waits; tells whether there is more, and how much it was.
+    fn fetch(&mut self, now: Instant) -> io::Result<(bool, usize)> {
+        let mut burst = Burst::borrow();
+        let (mut more, mut count) = (Ok(true), 0);
         while let (Ok(true), true) = (&more, count < BURST) {
             more = self.media.udp.fetch(&mut burst);
             count += burst.len();
@@ -373,19 +388,11 @@ impl Engine {
             }
         }
         burst.give_back();
-        if let Ok(false) = more {
+        let more = more?;
+        if !more {
             self.events.heard(now);
         }
-        if let Err(error) = more {
-            return Flow::Break(CloseReason::Lost(format!("the UDP socket failed: {error}")));
-        }
-        let steady = matches!(self.media.told, Some(MediaState::Connected(Transport::Udp)));
-        let rests = self.media.pace.rests(count, steady, now);
-        if let Err(error) = self.media.udp.watch(!rests) {
-            // Read now and then it is as well.
-            tracing::debug!(%error, "the UDP socket cannot be watched");
-        }
-        ON
+        Ok((more, count))
     }
 
     fn on_stream(&mut self, ready: io::Result<()>) -> Flow {

@@ -114,6 +114,8 @@ pub struct Alignment {
     pub looked_for: usize,
     /// How many were not found where they had to be.
     pub missing: usize,
+    /// How many were not looked for, because a ledger says that something is lost there.
+    pub admitted: usize,
     /// How far from its place the worst lay, in milliseconds.
     pub worst_ms: f64,
 }
@@ -190,8 +192,12 @@ impl fmt::Display for Report {
             "  packets: {sent} sent, {received} received ({retransmitted} anew), {missing} missing of which \
              {dropped_by_recorder} dropped at the recorder, {recorder_down} while it was not there"
         )?;
-        let Alignment { looked_for, missing, worst_ms } = self.alignment;
-        writeln!(f, "  alignment: {looked_for} words looked for, {missing} not there, worst {worst_ms:.1} ms off")?;
+        let Alignment { looked_for, missing, admitted, worst_ms } = self.alignment;
+        writeln!(
+            f,
+            "  alignment: {looked_for} words looked for, {missing} not there, worst {worst_ms:.1} ms off; {admitted} more are \
+             lost by the ledgers' own account"
+        )?;
         let row = |name, p: &Percentiles| format!("{name} {:.0} / {:.0} / {:.0}", p.p50, p.p95, p.max);
         write!(
             f,

@@ -21,8 +21,9 @@ const HELD_BACK_MS: f64 = 26.5;
 /// How far around its place a sound is looked for, in samples.
 const AROUND: usize = SAMPLE_RATE as usize / 2;
 
-/// How alike a sound and its recording have to be: another voice may speak over it.
-const ALIKE: f64 = 0.4;
+/// How alike a sound and its recording have to be: another voice may speak over it, and half of it may lie a millisecond
+/// beside the other half. What was never said is as alike as 0.2.
+const ALIKE: f64 = 0.3;
 
 /// The first and the last of a recording are not looked at: there a track settles, or ends.
 const EDGE: usize = SAMPLE_RATE as usize;
@@ -99,12 +100,23 @@ impl Recorded {
                 if said + (probe.sound.len() + EDGE) as f64 > audio.len() as f64 {
                     break;
                 }
-                if said >= EDGE as f64 {
+                if said >= EDGE as f64 && self.admits_loss(said, probe.sound.len()) {
+                    alignment.admitted += 1;
+                } else if said >= EDGE as f64 {
                     look(&audio, probe, said, alignment);
                 }
             }
         }
         Ok(())
+    }
+
+    /// Whether a ledger says that something is lost of the `samples` from `said` on.
+    fn admits_loss(&self, said: f64, samples: usize) -> bool {
+        let (from, to) = (said as i64, said as i64 + samples as i64);
+        let mut rows = self.manifest.tracks.iter().flat_map(|track| &track.ledger.rows);
+        rows.any(|row| {
+            matches!(row.reason, Reason::Lost | Reason::RecorderDown) && row.start.0 < to && row.end.0 > from
+        })
     }
 
     /// When sample 0 was.
@@ -120,7 +132,8 @@ fn look(audio: &Audio, probe: &Probe, said: f64, alignment: &mut Alignment) {
         .filter_map(|channel| analysis::find(&probe.sound, &audio.channel(channel)[from..to]))
         .max_by(|a, b| a.score.total_cmp(&b.score));
     alignment.looked_for += 1;
-    match found.filter(|found| found.score > ALIKE) {
+    // A sound that would begin before what is looked at is none that was found.
+    match found.filter(|found| found.score > ALIKE && found.offset >= 0) {
         Some(found) => {
             let off = (from as f64 + found.offset as f64 - said) / f64::from(SAMPLE_RATE) * 1_000.0 - HELD_BACK_MS;
             if off.abs() > alignment.worst_ms.abs() {
