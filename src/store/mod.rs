@@ -34,9 +34,11 @@ mod azure;
 mod backend;
 mod config;
 mod error;
+mod gcs;
 mod http;
 mod local;
 mod metadata;
+mod oss;
 mod retry;
 mod s3;
 
@@ -91,9 +93,8 @@ impl Store {
             }
             StoreConfig::S3(s3) => (Arc::new(s3::S3Backend::new(s3).await?), &s3.prefix, s3.retry),
             StoreConfig::Azure(azure) => (Arc::new(azure::AzureBackend::new(azure)?), &azure.prefix, azure.retry),
-            StoreConfig::Gcs(_) | StoreConfig::Oss(_) => {
-                return Err(StoreError::config("provider", "not available yet"));
-            }
+            StoreConfig::Oss(oss) => (Arc::new(oss::backend(oss)?), &oss.prefix, oss.retry),
+            StoreConfig::Gcs(gcs) => (Arc::new(gcs::backend(gcs)?), &gcs.prefix, gcs.retry),
         };
         let prefix = prefix.trim_matches('/');
         if !prefix.is_empty() {

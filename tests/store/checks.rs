@@ -158,7 +158,7 @@ async fn metadata_come_back(place: Place) {
         .with("room", "Büro 100% – 通話 ")
         .with("empty-value", "");
     attributes.content_disposition = Some("attachment; filename=\"call.ogg\"".to_owned());
-    let options = PutOptions { create_only: false, attributes: attributes.clone() };
+    let options = PutOptions { attributes: attributes.clone(), ..PutOptions::default() };
     store.put("a", noise(6, 10), &options).await.unwrap();
     let upload = store.begin("b", &attributes).await.unwrap();
     let part = store.put_part("b", &upload, 1, noise(6, 10)).await.unwrap();
@@ -168,7 +168,7 @@ async fn metadata_come_back(place: Place) {
         assert_eq!(found.metadata["room"], "Büro 100% – 通話 ");
         assert!(found.metadata.get("empty-value").is_none_or(String::is_empty));
     }
-    let refused = PutOptions { create_only: false, attributes: Attributes::default().with("Not_Portable", "x") };
+    let refused = PutOptions { attributes: Attributes::default().with("Not_Portable", "x"), ..PutOptions::default() };
     assert!(store.put("c", Bytes::new(), &refused).await.is_err());
 }
 
