@@ -100,7 +100,7 @@ impl fmt::Display for Failure {
 
 /// A failure as a backend tells it; the [`Store`](super::Store) knows the rest.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Fault {
+pub(crate) struct Fault {
     pub(super) kind: FaultKind,
     pub(super) reason: String,
     /// Whether the request may have been carried out all the same: no answer came.
@@ -108,7 +108,7 @@ pub(super) struct Fault {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum FaultKind {
+pub(crate) enum FaultKind {
     NotFound,
     AlreadyExists,
     Refused,

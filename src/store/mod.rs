@@ -244,8 +244,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`StoreError::AlreadyExists`] with `create_only` where an object of another upload has the key, which stays, as
-    /// do the parts; [`StoreError::Gone`] where there is no such upload and no object of it;
+    /// [`StoreError::AlreadyExists`] with `create_only` where an object of another upload has the key, which stays; [`StoreError::Gone`] where there is no such upload and no object of it;
     /// [`StoreError::Mismatch`] where a part or the size is not what was sent; what any call may meet (see
     /// [`put`](Self::put)). After [`StoreError::Unavailable`] it may have happened: ask again.
     pub async fn complete(
@@ -267,7 +266,13 @@ impl Store {
         let info = match tried.result {
             Ok(()) => self.written(key, upload, size).await?,
             Err(fault) => {
-                let info = self.ours_or(fault, "complete", key, &upload.token).await?;
+                let info = match self.ours_or(fault, "complete", key, &upload.token).await {
+                    // A store may forget the parts with the object that took their place.
+                    Err(StoreError::Gone(failure)) if create_only && matches!(self.head(key).await, Ok(Some(_))) => {
+                        return Err(StoreError::AlreadyExists(failure));
+                    }
+                    result => result?,
+                };
                 // Parts may be left of an end that came between the object's appearance and theirs.
                 if let Err(error) = self.abort(key, upload).await {
                     tracing::debug!(%error, "parts may be left of a finished upload");
@@ -417,14 +422,18 @@ impl Store {
     }
 }
 
+/// What tests need to stand beside a store, or in place of a provider.
 #[cfg(feature = "testkit")]
-pub(crate) use azure::create_container;
+pub(crate) mod testing {
+    pub(crate) use super::azure::create_container;
+    pub(crate) use super::http::{Answer, Pool, Request};
+    pub(crate) use super::oss::{Signed as OssSigned, Signer as OssSigner};
 
-/// The connections that all stores without a proxy share, for tests that talk to a server beside a store.
-#[cfg(feature = "testkit")]
-pub(crate) fn shared_http_client() -> aws_sdk_s3::config::SharedHttpClient {
-    // Only a proxy can be wrong.
-    http::Pool::shared(None).unwrap_or_else(|error| panic!("{error}")).client()
+    /// The connections that all stores without a proxy share.
+    pub(crate) fn shared_http_client() -> aws_sdk_s3::config::SharedHttpClient {
+        // Only a proxy can be wrong.
+        Pool::shared(None).unwrap_or_else(|error| panic!("{error}")).client()
+    }
 }
 
 impl fmt::Display for Store {

@@ -257,7 +257,7 @@ async fn an_upload_never_replaces_an_object(place: Place) {
     let store = place.open().await;
     let upload = store.begin("a", &Attributes::default()).await.unwrap();
     let part = store.put_part("a", &upload, 1, noise(12, 1_000)).await.unwrap();
-    store.put("a", Bytes::from_static(b"first"), &create_only()).await.unwrap();
+    store.put("a", Bytes::from_static(b"first"), &PutOptions::default()).await.unwrap();
     let error = store.complete("a", &upload, &[part], true).await.unwrap_err();
     assert!(matches!(error, StoreError::AlreadyExists(_)), "{error:?}");
     assert_eq!(store.get("a", None).await.unwrap(), Bytes::from_static(b"first"));

@@ -15,7 +15,9 @@ use time::OffsetDateTime;
 use super::config::{Checksum, OssConfig, S3Config};
 use super::error::{Fault, StoreError};
 use super::s3::{Dialect, Outgoing, S3Backend};
-use sign::{PAYLOAD, Signed, Signer};
+use sign::PAYLOAD;
+
+pub(crate) use sign::{Signed, Signer};
 
 /// A backend that speaks OSS.
 pub(super) fn backend(config: &OssConfig) -> Result<S3Backend, StoreError> {

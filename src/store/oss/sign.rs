@@ -19,27 +19,27 @@ pub(super) const PAYLOAD: &str = "UNSIGNED-PAYLOAD";
 
 /// An AccessKey in a region.
 #[derive(Debug)]
-pub(super) struct Signer {
-    pub(super) access_key: String,
-    pub(super) secret: Secret,
+pub(crate) struct Signer {
+    pub(crate) access_key: String,
+    pub(crate) secret: Secret,
     /// Without `oss-` before it.
-    pub(super) region: String,
+    pub(crate) region: String,
 }
 
 /// What of a request is signed.
-pub(super) struct Signed<'a> {
-    pub(super) method: &'a str,
+pub(crate) struct Signed<'a> {
+    pub(crate) method: &'a str,
     /// `/bucket/key`, not encoded.
-    pub(super) resource: &'a str,
+    pub(crate) resource: &'a str,
     /// As in the address, without its question mark.
-    pub(super) query: &'a str,
+    pub(crate) query: &'a str,
     /// By their names in lower case.
-    pub(super) headers: &'a BTreeMap<String, String>,
+    pub(crate) headers: &'a BTreeMap<String, String>,
 }
 
 impl Signer {
     /// The `Authorization` header; `date` is the value of `x-oss-date`.
-    pub(super) fn authorization(&self, request: &Signed<'_>, date: &str) -> String {
+    pub(crate) fn authorization(&self, request: &Signed<'_>, date: &str) -> String {
         let (scope, signature) = self.sign(request, date);
         format!("OSS4-HMAC-SHA256 Credential={}/{scope}, Signature={signature}", self.access_key)
     }

@@ -92,6 +92,17 @@ impl S3Backend {
         provider: SharedCredentialsProvider,
         dialect: Option<Arc<dyn Dialect>>,
     ) -> Self {
+        let own_service = config.endpoint.as_ref().is_none_or(|endpoint| endpoint.contains(".amazonaws.com"));
+        let checksum = match config.checksum {
+            Checksum::Auto if own_service => Some(ChecksumAlgorithm::Crc64Nvme),
+            Checksum::Crc64Nvme => Some(ChecksumAlgorithm::Crc64Nvme),
+            Checksum::Auto | Checksum::Off => None,
+        };
+        // Where none is to be kept, the SDK must not add one by itself: several services refuse it.
+        let calculation = match &checksum {
+            Some(_) => RequestChecksumCalculation::WhenSupported,
+            None => RequestChecksumCalculation::WhenRequired,
+        };
         let mut builder = aws_sdk_s3::config::Builder::new()
             .behavior_version(BehaviorVersion::latest())
             .region(region)
@@ -101,19 +112,13 @@ impl S3Backend {
             .retry_config(RetryConfig::disabled())
             .timeout_config(TimeoutConfig::disabled())
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
-            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+            .request_checksum_calculation(calculation)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
             .force_path_style(config.path_style.unwrap_or(config.endpoint.is_some()));
         builder.set_endpoint_url(config.endpoint.clone());
         if let Some(dialect) = &dialect {
             builder = builder.interceptor(Translator(Arc::clone(dialect)));
         }
-        let own_service = config.endpoint.as_ref().is_none_or(|endpoint| endpoint.contains(".amazonaws.com"));
-        let checksum = match config.checksum {
-            Checksum::Auto if own_service => Some(ChecksumAlgorithm::Crc64Nvme),
-            Checksum::Crc64Nvme => Some(ChecksumAlgorithm::Crc64Nvme),
-            Checksum::Auto | Checksum::Off => None,
-        };
         let tags: Vec<String> =
             config.tags.iter().map(|(name, value)| format!("{}={}", query(name), query(value))).collect();
         Self {

@@ -12,6 +12,7 @@
 //! # }
 //! ```
 
+mod front;
 mod process;
 
 use std::path::{Path, PathBuf};
@@ -21,6 +22,8 @@ use crate::store::{AzureConfig, S3Config, Secret, Store, StoreConfig};
 use super::TestkitError;
 use super::server::tools_dir;
 use process::{Process, Tool};
+
+pub use front::ProviderFront;
 
 /// The version of versitygw that the tests are written against.
 pub const VERSITYGW_VERSION: &str = "v1.8.0";
@@ -169,7 +172,7 @@ impl StorageServer {
     ///
     /// [`TestkitError::Storage`] where the server refuses.
     pub async fn create_container(&self, container: &str) -> Result<(), TestkitError> {
-        let created = crate::store::create_container(&self.azure_config(container)).await;
+        let created = crate::store::testing::create_container(&self.azure_config(container)).await;
         created.map_err(|error| TestkitError::Storage(error.to_string()))
     }
 
@@ -245,7 +248,7 @@ impl StorageServer {
     /// A client with all rights, for what a [`Store`] does not do.
     pub fn client(&self) -> aws_sdk_s3::Client {
         use aws_sdk_s3::config::{BehaviorVersion, Builder, Credentials, Region, RequestChecksumCalculation};
-        let http = crate::store::shared_http_client();
+        let http = crate::store::testing::shared_http_client();
         let config = Builder::new()
             .behavior_version(BehaviorVersion::latest())
             .region(Region::from_static("us-east-1"))
