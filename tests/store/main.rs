@@ -2,6 +2,7 @@
 
 mod checks;
 mod faults;
+mod relay;
 
 use callreel::store::{AzureConfig, GcsConfig, LocalConfig, OssConfig, S3Config, Store, StoreConfig, StoreError};
 use callreel::testkit::{ProviderFront, StorageServer};
