@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use callreel::store::{
-    AssumeRole, Attributes, ProxyConfig, PutOptions, Retention, RetentionMode, RetryConfig, S3Config, Secret, Store, StoreConfig,
-    StoreError,
+    AssumeRole, Attributes, ProxyConfig, PutOptions, Retention, RetentionMode, RetryConfig, S3Config, Secret, Store,
+    StoreConfig, StoreError,
 };
 use callreel::testkit::StorageServer;
 
