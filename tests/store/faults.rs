@@ -203,6 +203,7 @@ async fn a_checksum_of_the_whole_object_is_kept_where_it_is_asked_for() {
         store.put_part("a", &upload, 1, noise(4, size)).await.unwrap(),
         store.put_part("a", &upload, 2, noise(5, 100)).await.unwrap(),
     ];
+    assert_eq!(store.parts("a", &upload).await.unwrap(), parts);
     store.complete("a", &upload, &parts, true).await.unwrap();
     let attributes = server.client().head_object().bucket("calls").key("a");
     let head = attributes.checksum_mode(aws_sdk_s3::types::ChecksumMode::Enabled).send().await.unwrap();

@@ -351,7 +351,7 @@ impl Backend for S3Backend {
             .send()
             .await
             .map_err(upload_fault)?;
-        Ok(Part { number, size, tag: etag(output.e_tag) })
+        Ok(Part { number, size, tag: part_tag(output.e_tag, output.checksum_crc64_nvme) })
     }
 
     async fn parts(&self, key: &str, upload: &UploadId, from: Option<&str>) -> Result<Page<Part>, Fault> {
@@ -369,16 +369,18 @@ impl Backend for S3Backend {
         let items = output.parts.unwrap_or_default().into_iter().map(|part| {
             let number = part.part_number.and_then(|number| u32::try_from(number).ok());
             let number = number.ok_or_else(|| Fault::new(FaultKind::Protocol, "a part has no number"))?;
-            Ok(Part { number, size: size(part.size)?, tag: etag(part.e_tag) })
+            Ok(Part { number, size: size(part.size)?, tag: part_tag(part.e_tag, part.checksum_crc64_nvme) })
         });
         let next = output.next_part_number_marker.filter(|_| output.is_truncated == Some(true));
         Ok(Page { items: items.collect::<Result<_, Fault>>()?, next })
     }
 
     async fn complete(&self, key: &str, upload: &UploadId, parts: &[Part], create_only: bool) -> Result<(), Fault> {
-        let completed = parts
-            .iter()
-            .map(|part| Ok(CompletedPart::builder().part_number(part_number(part.number)?).e_tag(&part.tag).build()));
+        let completed = parts.iter().map(|part| {
+            let (tag, checksum) = part.tag.split_once(' ').map_or((part.tag.as_str(), None), |(a, b)| (a, Some(b)));
+            let completed = CompletedPart::builder().part_number(part_number(part.number)?).e_tag(tag);
+            Ok(completed.set_checksum_crc64_nvme(checksum.map(str::to_owned)).build())
+        });
         let completed = completed.collect::<Result<Vec<_>, Fault>>()?;
         let uncertain = self.dialect.as_ref().is_some_and(|dialect| !dialect.conditional_complete());
         if create_only && uncertain && self.head(key).await?.is_some() {
@@ -471,6 +473,14 @@ fn md5(bytes: impl AsRef<[u8]>) -> String {
 
 fn etag(found: Option<String>) -> String {
     found.unwrap_or_default().trim_matches('"').to_owned()
+}
+
+/// A part's ETag, with its checksum where the store keeps one: some want to hear it again at the end.
+fn part_tag(found: Option<String>, checksum: Option<String>) -> String {
+    match checksum {
+        Some(checksum) => format!("{} {checksum}", etag(found)),
+        None => etag(found),
+    }
 }
 
 fn size(found: Option<i64>) -> Result<u64, Fault> {
