@@ -60,7 +60,7 @@ pub use error::{Failure, StoreError};
 
 use backend::{Backend, DELETE_BATCH, Page};
 use error::{Fault, FaultKind};
-use retry::{Tried, retrying};
+use retry::retrying;
 
 /// The metadata that holds a write's token.
 const TOKEN: &str = "callreel-write";
@@ -130,12 +130,10 @@ impl Store {
             options.attributes.metadata.insert(TOKEN.to_owned(), token.clone());
         }
         let size = bytes.len() as u64;
-        let tried = retrying(&self.retry, size, || self.backend.put(&whole, bytes.clone(), &options)).await;
-        let etag = match tried.result {
+        let etag = match retrying(&self.retry, size, || self.backend.put(&whole, bytes.clone(), &options)).await {
             Ok(etag) => etag,
-            Err(fault) if options.create_only && tried.unanswered => {
-                return self.ours_or(fault, "put", key, &token).await;
-            }
+            // An earlier attempt may have been carried out, whatever came back of it.
+            Err(fault) if options.create_only => return self.ours_or(fault, "put", key, &token).await,
             Err(fault) => return Err(self.error("put", key, fault)),
         };
         let metadata = options.attributes.metadata;
@@ -260,10 +258,9 @@ impl Store {
             let fault = Fault::new(FaultKind::Protocol, "parts are missing, double or not in order");
             return Err(self.error("complete", key, fault));
         }
-        let tried: Tried<()> =
-            retrying(&self.retry, 0, || self.backend.complete(&whole, upload, parts, create_only)).await;
+        let tried = retrying(&self.retry, 0, || self.backend.complete(&whole, upload, parts, create_only)).await;
         let size = parts.iter().map(|part| part.size).sum();
-        let info = match tried.result {
+        let info = match tried {
             Ok(()) => self.written(key, upload, size).await?,
             Err(fault) => {
                 let info = match self.ours_or(fault, "complete", key, &upload.token).await {
@@ -349,13 +346,19 @@ impl Store {
             FaultKind::Unavailable | FaultKind::Throttled | FaultKind::Protocol => true,
             FaultKind::Refused | FaultKind::Mismatch | FaultKind::Full | FaultKind::Unsupported => false,
         };
-        if may_be_ours
-            && let Ok(Some(info)) = self.head(key).await
-            && info.metadata.get(TOKEN).is_some_and(|found| found == token)
-        {
-            return Ok(info);
+        if !may_be_ours {
+            return Err(self.error(operation, key, fault));
         }
-        Err(self.error(operation, key, fault))
+        // A store that is down has been waited for already.
+        let retry =
+            RetryConfig { max_retries: if fault.retry_soon() { 0 } else { self.retry.max_retries }, ..self.retry };
+        let whole = self.whole(key);
+        match retrying(&retry, 0, || self.backend.head(&whole)).await {
+            Ok(Some(info)) if info.metadata.get(TOKEN).is_some_and(|found| found == token) => Ok(self.relative(info)),
+            // Whose object it is that stands in the way is not known yet.
+            Err(unknown) if unknown.retry_soon() => Err(self.error(operation, key, unknown)),
+            Ok(_) | Err(_) => Err(self.error(operation, key, fault)),
+        }
     }
 
     async fn run<T, F>(
@@ -368,7 +371,7 @@ impl Store {
     where
         F: Future<Output = Result<T, Fault>>,
     {
-        self.at(operation, key, retrying(&self.retry, bytes, attempt).await.result)
+        self.at(operation, key, retrying(&self.retry, bytes, attempt).await)
     }
 
     async fn pages<T, F>(

@@ -311,3 +311,41 @@ async fn a_proxy_is_asked_with_its_password() {
     assert!(request.starts_with("head http://store.invalid:9000/calls/a http/1.1\r\n"), "{request}");
     assert!(request.contains("\r\nproxy-authorization: basic dxnlcjpodw50zxiy\r\n"), "{request}");
 }
+
+#[tokio::test]
+async fn keys_that_may_only_put_get_and_list_write_whole_objects() {
+    let server = StorageServer::minio().await.unwrap();
+    server.create_bucket("calls").await.unwrap();
+    let allowed = ["s3:PutObject", "s3:GetObject", "s3:ListBucket"];
+    let store = open(server.s3_config_allowing("calls", &allowed).await.unwrap()).await;
+    store.put("a", noise(13, 100), &create_only()).await.unwrap();
+    let upload = store.begin("b", &Attributes::default()).await.unwrap();
+    let part = store.put_part("b", &upload, 1, noise(14, 1_000)).await.unwrap();
+    let object = store.complete("b", &upload, &[part], true).await.unwrap();
+    assert_eq!(object.size, 1_000);
+    assert_eq!(store.list("").await.unwrap().len(), 2);
+
+    let given_up = store.begin("c", &Attributes::default()).await.unwrap();
+    for error in [
+        store.delete(&["a".to_owned()]).await.unwrap_err(),
+        store.delete(&["a".to_owned(), "b".to_owned()]).await.unwrap_err(),
+        store.abort("c", &given_up).await.unwrap_err(),
+    ] {
+        assert!(matches!(error, StoreError::Refused(_)), "{error:?}");
+    }
+    assert_eq!(store.get("a", None).await.unwrap(), noise(13, 100));
+}
+
+#[tokio::test]
+async fn keys_that_may_only_put_complete_an_upload() {
+    let server = StorageServer::minio().await.unwrap();
+    server.create_bucket("calls").await.unwrap();
+    let store = open(server.s3_config_allowing("calls", &["s3:PutObject"]).await.unwrap()).await;
+    let attributes = Attributes::default().with("recording-id", "R1");
+    let upload = store.begin("a", &attributes).await.unwrap();
+    let part = store.put_part("a", &upload, 1, noise(15, 1_000)).await.unwrap();
+    let object = store.complete("a", &upload, &[part], true).await.unwrap();
+    assert_eq!((object.size, object.metadata["recording-id"].as_str()), (1_000, "R1"));
+    assert!(matches!(store.put("a", noise(16, 10), &create_only()).await, Err(StoreError::AlreadyExists(_))));
+    assert!(matches!(store.head("a").await, Err(StoreError::Refused(_))));
+}
