@@ -1,4 +1,4 @@
-# Everything a fresh Debian-like machine with the Rust, Go and Python toolchains needs to build, hear and test callreel.
+# Everything a fresh Debian-like machine with the Rust, Go, Node.js and Python toolchains needs to build, hear and test callreel.
 # Tools and build products live in $CALLREEL_CACHE (default ~/.cache/callreel), so that checkouts share them.
 
 SHELL := bash
@@ -9,6 +9,8 @@ SHELL := bash
 CALLREEL_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/callreel
 CARGO_TARGET_DIR ?= $(CALLREEL_CACHE)/target
 export CALLREEL_CACHE CARGO_TARGET_DIR
+# No client that a test forgot to give keys asks the machine it runs on.
+export AWS_EC2_METADATA_DISABLED := true
 
 CARGO := cargo
 FEATURES := --locked --features testkit
@@ -31,15 +33,15 @@ demo: ## record a conversation on a real LiveKit server into recordings/
 	@tools/demo
 
 test: ## everything that must never break, a real server and the official SDK included
-	@tools/install rust debian livekit python quality
+	@tools/install rust debian livekit storage python quality
 	$(CARGO) test $(FEATURES)
 
 faults: ## the tests again, with large counts of kills, cuts and losses
-	@tools/install rust debian livekit python quality
+	@tools/install rust debian livekit storage python quality
 	CALLREEL_TIER=faults $(CARGO) test --release $(FEATURES)
 
 soak: ## the tests again, with minutes of churn
-	@tools/install rust debian livekit python quality
+	@tools/install rust debian livekit storage python quality
 	CALLREEL_TIER=soak $(CARGO) test --release $(FEATURES)
 
 bench: ## the benches; read BENCHMARKS.md

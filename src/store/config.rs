@@ -293,6 +293,8 @@ pub struct GcsConfig {
     pub endpoint: Option<String>,
     /// The size of a part in bytes, at least 5 MiB. Default 5 MiB.
     pub part_size: Option<u64>,
+    /// As many objects or parts as one answer of a listing may have. Default: the store's own, mostly 1000.
+    pub page_size: Option<u16>,
     /// Retries.
     pub retry: RetryConfig,
     /// Proxy; none unless given here.
@@ -319,6 +321,8 @@ pub struct OssConfig {
     pub prefix: String,
     /// The size of a part in bytes. Default 5 MiB.
     pub part_size: Option<u64>,
+    /// As many objects or parts as one answer of a listing may have. Default: the store's own, mostly 1000.
+    pub page_size: Option<u16>,
     /// Retries.
     pub retry: RetryConfig,
     /// Proxy; none unless given here.

@@ -100,15 +100,13 @@ impl fmt::Display for Failure {
 
 /// A failure as a backend tells it; the [`Store`](super::Store) knows the rest.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Fault {
+pub(crate) struct Fault {
     pub(super) kind: FaultKind,
     pub(super) reason: String,
-    /// Whether the request may have been carried out all the same: no answer came.
-    pub(super) unanswered: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum FaultKind {
+pub(crate) enum FaultKind {
     NotFound,
     AlreadyExists,
     Refused,
@@ -123,12 +121,12 @@ pub(super) enum FaultKind {
 
 impl Fault {
     pub(super) fn new(kind: FaultKind, reason: impl fmt::Display) -> Self {
-        Self { kind, reason: reason.to_string(), unanswered: false }
+        Self { kind, reason: reason.to_string() }
     }
 
-    /// No answer: a refused or broken connection, or a time limit.
+    /// No answer: a refused or broken connection, or a time limit. The request may have been carried out all the same.
     pub(super) fn unanswered(reason: impl fmt::Display) -> Self {
-        Self { kind: FaultKind::Unavailable, reason: reason.to_string(), unanswered: true }
+        Self::new(FaultKind::Unavailable, reason)
     }
 
     /// Whether sending the same again within seconds may help.

@@ -23,11 +23,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Connections that stores share.
 #[derive(Clone, Debug)]
-pub(super) struct Pool(SharedHttpConnector);
+pub(crate) struct Pool(SharedHttpConnector);
 
 impl Pool {
     /// The connections of all stores of the process with this proxy.
-    pub(super) fn shared(proxy: Option<&ProxyConfig>) -> Result<Self, StoreError> {
+    pub(crate) fn shared(proxy: Option<&ProxyConfig>) -> Result<Self, StoreError> {
         static POOLS: OnceLock<Mutex<HashMap<Option<ProxyConfig>, Pool>>> = OnceLock::new();
         // A panic between the two uses of the map leaves it whole.
         let mut pools = POOLS.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
@@ -40,7 +40,7 @@ impl Pool {
     }
 
     /// These connections as the SDK takes them.
-    pub(super) fn client(&self) -> SharedHttpClient {
+    pub(crate) fn client(&self) -> SharedHttpClient {
         let connector = self.0.clone();
         http_client_fn(move |_settings, _components| connector.clone())
     }
@@ -50,7 +50,7 @@ impl Pool {
     /// # Errors
     ///
     /// A fault without an answer; whatever the status, an answer is none.
-    pub(super) async fn send(&self, request: Request) -> Result<Answer, Fault> {
+    pub(crate) async fn send(&self, request: Request) -> Result<Answer, Fault> {
         let Request { method, url, headers, body } = request;
         let failed = |error: &dyn std::fmt::Display| Fault::new(FaultKind::Protocol, error);
         // Hyper tells no length of an empty body, which servers insist on.
@@ -77,20 +77,20 @@ impl Pool {
 }
 
 /// One HTTP request.
-pub(super) struct Request {
-    pub(super) method: &'static str,
-    pub(super) url: String,
-    pub(super) headers: BTreeMap<String, String>,
-    pub(super) body: Bytes,
+pub(crate) struct Request {
+    pub(crate) method: &'static str,
+    pub(crate) url: String,
+    pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) body: Bytes,
 }
 
 /// What came back.
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) status: u16,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
     /// By their names in lower case.
-    pub(super) headers: BTreeMap<String, String>,
-    pub(super) body: Bytes,
+    pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) body: Bytes,
 }
 
 impl Answer {

@@ -34,9 +34,11 @@ mod azure;
 mod backend;
 mod config;
 mod error;
+mod gcs;
 mod http;
 mod local;
 mod metadata;
+mod oss;
 mod retry;
 mod s3;
 
@@ -58,7 +60,7 @@ pub use error::{Failure, StoreError};
 
 use backend::{Backend, DELETE_BATCH, Page};
 use error::{Fault, FaultKind};
-use retry::{Tried, retrying};
+use retry::retrying;
 
 /// The metadata that holds a write's token.
 const TOKEN: &str = "callreel-write";
@@ -91,9 +93,8 @@ impl Store {
             }
             StoreConfig::S3(s3) => (Arc::new(s3::S3Backend::new(s3).await?), &s3.prefix, s3.retry),
             StoreConfig::Azure(azure) => (Arc::new(azure::AzureBackend::new(azure)?), &azure.prefix, azure.retry),
-            StoreConfig::Gcs(_) | StoreConfig::Oss(_) => {
-                return Err(StoreError::config("provider", "not available yet"));
-            }
+            StoreConfig::Oss(oss) => (Arc::new(oss::backend(oss)?), &oss.prefix, oss.retry),
+            StoreConfig::Gcs(gcs) => (Arc::new(gcs::backend(gcs)?), &gcs.prefix, gcs.retry),
         };
         let prefix = prefix.trim_matches('/');
         if !prefix.is_empty() {
@@ -129,12 +130,10 @@ impl Store {
             options.attributes.metadata.insert(TOKEN.to_owned(), token.clone());
         }
         let size = bytes.len() as u64;
-        let tried = retrying(&self.retry, size, || self.backend.put(&whole, bytes.clone(), &options)).await;
-        let etag = match tried.result {
+        let etag = match retrying(&self.retry, size, || self.backend.put(&whole, bytes.clone(), &options)).await {
             Ok(etag) => etag,
-            Err(fault) if options.create_only && tried.unanswered => {
-                return self.ours_or(fault, "put", key, &token).await;
-            }
+            // An earlier attempt may have been carried out, whatever came back of it.
+            Err(fault) if options.create_only => return self.ours_or(fault, "put", key, &token).await,
             Err(fault) => return Err(self.error("put", key, fault)),
         };
         let metadata = options.attributes.metadata;
@@ -243,8 +242,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`StoreError::AlreadyExists`] with `create_only` where an object of another upload has the key, which stays, as
-    /// do the parts; [`StoreError::Gone`] where there is no such upload and no object of it;
+    /// [`StoreError::AlreadyExists`] with `create_only` where an object of another upload has the key, which stays; [`StoreError::Gone`] where there is no such upload and no object of it;
     /// [`StoreError::Mismatch`] where a part or the size is not what was sent; what any call may meet (see
     /// [`put`](Self::put)). After [`StoreError::Unavailable`] it may have happened: ask again.
     pub async fn complete(
@@ -260,13 +258,18 @@ impl Store {
             let fault = Fault::new(FaultKind::Protocol, "parts are missing, double or not in order");
             return Err(self.error("complete", key, fault));
         }
-        let tried: Tried<()> =
-            retrying(&self.retry, 0, || self.backend.complete(&whole, upload, parts, create_only)).await;
+        let tried = retrying(&self.retry, 0, || self.backend.complete(&whole, upload, parts, create_only)).await;
         let size = parts.iter().map(|part| part.size).sum();
-        let info = match tried.result {
+        let info = match tried {
             Ok(()) => self.written(key, upload, size).await?,
             Err(fault) => {
-                let info = self.ours_or(fault, "complete", key, &upload.token).await?;
+                let info = match self.ours_or(fault, "complete", key, &upload.token).await {
+                    // A store may forget the parts with the object that took their place.
+                    Err(StoreError::Gone(failure)) if create_only && matches!(self.head(key).await, Ok(Some(_))) => {
+                        return Err(StoreError::AlreadyExists(failure));
+                    }
+                    result => result?,
+                };
                 // Parts may be left of an end that came between the object's appearance and theirs.
                 if let Err(error) = self.abort(key, upload).await {
                     tracing::debug!(%error, "parts may be left of a finished upload");
@@ -343,13 +346,19 @@ impl Store {
             FaultKind::Unavailable | FaultKind::Throttled | FaultKind::Protocol => true,
             FaultKind::Refused | FaultKind::Mismatch | FaultKind::Full | FaultKind::Unsupported => false,
         };
-        if may_be_ours
-            && let Ok(Some(info)) = self.head(key).await
-            && info.metadata.get(TOKEN).is_some_and(|found| found == token)
-        {
-            return Ok(info);
+        if !may_be_ours {
+            return Err(self.error(operation, key, fault));
         }
-        Err(self.error(operation, key, fault))
+        // A store that is down has been waited for already.
+        let retry =
+            RetryConfig { max_retries: if fault.retry_soon() { 0 } else { self.retry.max_retries }, ..self.retry };
+        let whole = self.whole(key);
+        match retrying(&retry, 0, || self.backend.head(&whole)).await {
+            Ok(Some(info)) if info.metadata.get(TOKEN).is_some_and(|found| found == token) => Ok(self.relative(info)),
+            // Whose object it is that stands in the way is not known yet.
+            Err(unknown) if unknown.retry_soon() => Err(self.error(operation, key, unknown)),
+            Ok(_) | Err(_) => Err(self.error(operation, key, fault)),
+        }
     }
 
     async fn run<T, F>(
@@ -362,7 +371,7 @@ impl Store {
     where
         F: Future<Output = Result<T, Fault>>,
     {
-        self.at(operation, key, retrying(&self.retry, bytes, attempt).await.result)
+        self.at(operation, key, retrying(&self.retry, bytes, attempt).await)
     }
 
     async fn pages<T, F>(
@@ -416,14 +425,18 @@ impl Store {
     }
 }
 
+/// What tests need to stand beside a store, or in place of a provider.
 #[cfg(feature = "testkit")]
-pub(crate) use azure::create_container;
+pub(crate) mod testing {
+    pub(crate) use super::azure::create_container;
+    pub(crate) use super::http::{Answer, Pool, Request};
+    pub(crate) use super::oss::{Signed as OssSigned, Signer as OssSigner};
 
-/// The connections that all stores without a proxy share, for tests that talk to a server beside a store.
-#[cfg(feature = "testkit")]
-pub(crate) fn shared_http_client() -> aws_sdk_s3::config::SharedHttpClient {
-    // Only a proxy can be wrong.
-    http::Pool::shared(None).unwrap_or_else(|error| panic!("{error}")).client()
+    /// The connections that all stores without a proxy share.
+    pub(crate) fn shared_http_client() -> aws_sdk_s3::config::SharedHttpClient {
+        // Only a proxy can be wrong.
+        Pool::shared(None).unwrap_or_else(|error| panic!("{error}")).client()
+    }
 }
 
 impl fmt::Display for Store {

@@ -22,5 +22,5 @@ pub use error::TestkitError;
 pub use publisher::{AfterEnd, MutedSends, Publisher, PublisherConfig, SentLog, SentPacket, TrackOptions, Voice};
 pub use python::{PublishPlan, PythonParticipant, PythonPublisher};
 pub use server::{LiveKitServer, ServerBuilder};
-pub use storage::StorageServer;
+pub use storage::{ProviderFront, StorageServer};
 pub use tier::{Tier, scaled, tier};

@@ -104,8 +104,9 @@ async fn keys_may_be_any_text(place: Place) {
     }
     let upload = store.begin("Gespräch 8/a+b %.ogg", &Attributes::default()).await.unwrap();
     let part = store.put_part("Gespräch 8/a+b %.ogg", &upload, 1, noise(2, 1_000)).await.unwrap();
-    assert_eq!(store.parts("Gespräch 8/a+b %.ogg", &upload).await.unwrap(), [part.clone()]);
-    store.complete("Gespräch 8/a+b %.ogg", &upload, &[part], true).await.unwrap();
+    let parts = [part];
+    assert_eq!(store.parts("Gespräch 8/a+b %.ogg", &upload).await.unwrap(), parts);
+    store.complete("Gespräch 8/a+b %.ogg", &upload, &parts, true).await.unwrap();
     assert_eq!(keys(&store, "Gespräch 8/").await, ["Gespräch 8/a+b %.ogg"]);
     store.delete(&names.map(str::to_owned)).await.unwrap();
     assert_eq!(keys(&store, "").await, ["Gespräch 8/a+b %.ogg"]);
@@ -158,7 +159,7 @@ async fn metadata_come_back(place: Place) {
         .with("room", "Büro 100% – 通話 ")
         .with("empty-value", "");
     attributes.content_disposition = Some("attachment; filename=\"call.ogg\"".to_owned());
-    let options = PutOptions { create_only: false, attributes: attributes.clone() };
+    let options = PutOptions { attributes: attributes.clone(), ..PutOptions::default() };
     store.put("a", noise(6, 10), &options).await.unwrap();
     let upload = store.begin("b", &attributes).await.unwrap();
     let part = store.put_part("b", &upload, 1, noise(6, 10)).await.unwrap();
@@ -168,7 +169,7 @@ async fn metadata_come_back(place: Place) {
         assert_eq!(found.metadata["room"], "Büro 100% – 通話 ");
         assert!(found.metadata.get("empty-value").is_none_or(String::is_empty));
     }
-    let refused = PutOptions { create_only: false, attributes: Attributes::default().with("Not_Portable", "x") };
+    let refused = PutOptions { attributes: Attributes::default().with("Not_Portable", "x"), ..PutOptions::default() };
     assert!(store.put("c", Bytes::new(), &refused).await.is_err());
 }
 
@@ -248,8 +249,9 @@ async fn a_part_can_be_sent_again(place: Place) {
     let old = store.put_part("a", &upload, 1, noise(10, 2_000)).await.unwrap();
     let new = store.put_part("a", &upload, 1, noise(11, 1_000)).await.unwrap();
     assert_ne!(old.tag, new.tag);
-    assert_eq!(store.parts("a", &upload).await.unwrap(), [new.clone()]);
-    store.complete("a", &upload, &[new], true).await.unwrap();
+    let parts = [new];
+    assert_eq!(store.parts("a", &upload).await.unwrap(), parts);
+    store.complete("a", &upload, &parts, true).await.unwrap();
     assert_eq!(store.get("a", None).await.unwrap(), noise(11, 1_000));
 }
 
@@ -257,7 +259,7 @@ async fn an_upload_never_replaces_an_object(place: Place) {
     let store = place.open().await;
     let upload = store.begin("a", &Attributes::default()).await.unwrap();
     let part = store.put_part("a", &upload, 1, noise(12, 1_000)).await.unwrap();
-    store.put("a", Bytes::from_static(b"first"), &create_only()).await.unwrap();
+    store.put("a", Bytes::from_static(b"first"), &PutOptions::default()).await.unwrap();
     let error = store.complete("a", &upload, &[part], true).await.unwrap_err();
     assert!(matches!(error, StoreError::AlreadyExists(_)), "{error:?}");
     assert_eq!(store.get("a", None).await.unwrap(), Bytes::from_static(b"first"));

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use callreel::store::{
-    AssumeRole, Attributes, PutOptions, Retention, RetentionMode, RetryConfig, S3Config, Secret, Store, StoreConfig,
-    StoreError,
+    AssumeRole, Attributes, ProxyConfig, PutOptions, Retention, RetentionMode, RetryConfig, S3Config, Secret, Store,
+    StoreConfig, StoreError,
 };
 use callreel::testkit::StorageServer;
 
 use crate::checks::{create_only, noise};
+use crate::relay::Relay;
 
 const QUICK: RetryConfig = RetryConfig {
     max_retries: 2,
@@ -165,7 +166,7 @@ async fn settings_of_finished_objects_reach_the_store() {
     let client = server.client();
     client.create_bucket().bucket("locked").object_lock_enabled_for_bucket(true).send().await.unwrap();
     let config = S3Config {
-        tags: [("team".to_owned(), "support & sales".to_owned())].into(),
+        tags: [("team".to_owned(), "support + sales/b=2".to_owned())].into(),
         content_disposition: Some("attachment".to_owned()),
         retention: Some(Retention { mode: RetentionMode::Governance, days: 3 }),
         ..server.s3_config("locked")
@@ -182,7 +183,7 @@ async fn settings_of_finished_objects_reach_the_store() {
         let head = client.head_object().bucket("locked").key(key).send().await.unwrap();
         assert_eq!(head.object_lock_retain_until_date().is_some(), kept, "{key}");
         let tags = client.get_object_tagging().bucket("locked").key(key).send().await;
-        let tagged = tags.is_ok_and(|tags| tags.tag_set().iter().any(|tag| tag.value() == "support & sales"));
+        let tagged = tags.is_ok_and(|tags| tags.tag_set().iter().any(|tag| tag.value() == "support + sales/b=2"));
         assert_eq!(tagged, kept, "{key}");
     }
     let finished = client.head_object().bucket("locked").key("finished").send().await.unwrap();
@@ -202,6 +203,7 @@ async fn a_checksum_of_the_whole_object_is_kept_where_it_is_asked_for() {
         store.put_part("a", &upload, 1, noise(4, size)).await.unwrap(),
         store.put_part("a", &upload, 2, noise(5, 100)).await.unwrap(),
     ];
+    assert_eq!(store.parts("a", &upload).await.unwrap(), parts);
     store.complete("a", &upload, &parts, true).await.unwrap();
     let attributes = server.client().head_object().bucket("calls").key("a");
     let head = attributes.checksum_mode(aws_sdk_s3::types::ChecksumMode::Enabled).send().await.unwrap();
@@ -229,4 +231,121 @@ async fn a_role_is_assumed_and_a_refusal_does_not_show_it() {
     let error = refused.put("b", noise(6, 100), &create_only()).await.unwrap_err();
     assert!(matches!(error, StoreError::Refused(_)), "{error:?}");
     assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
+}
+
+#[tokio::test]
+async fn a_write_whose_answer_is_lost_is_known_for_ours() {
+    let server = StorageServer::versitygw().await.unwrap();
+    server.create_bucket("calls").await.unwrap();
+    let relay = Relay::start(server.port()).await;
+    let config = S3Config { endpoint: Some(format!("http://{}", relay.address)), ..server.s3_config("calls") };
+    let store = open(config).await;
+    store.list("").await.unwrap();
+
+    relay.lose_next_answer();
+    let put = store.put("a", noise(7, 100), &create_only()).await.unwrap();
+    assert_eq!((put.size, relay.faults()), (100, 1));
+    assert!(matches!(store.put("a", noise(8, 100), &create_only()).await, Err(StoreError::AlreadyExists(_))));
+
+    let upload = store.begin("b", &Attributes::default()).await.unwrap();
+    let part = store.put_part("b", &upload, 1, noise(9, 1_000)).await.unwrap();
+    relay.lose_next_answer();
+    let completed = store.complete("b", &upload, &[part], true).await.unwrap();
+    assert_eq!((completed.size, relay.faults()), (1_000, 2));
+    assert_eq!(store.get("b", None).await.unwrap(), noise(9, 1_000));
+    assert_eq!(server.open_uploads("calls").await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn bytes_that_change_on_the_way_are_sent_again() {
+    let server = StorageServer::versitygw().await.unwrap();
+    server.create_bucket("calls").await.unwrap();
+    let relay = Relay::start(server.port()).await;
+    let config = S3Config { endpoint: Some(format!("http://{}", relay.address)), ..server.s3_config("calls") };
+    let store = open(config.clone()).await;
+    relay.corrupt_next_body();
+    store.put("a", noise(10, 1_000_000), &create_only()).await.unwrap();
+    let upload = store.begin("b", &Attributes::default()).await.unwrap();
+    relay.corrupt_next_body();
+    let part = store.put_part("b", &upload, 1, noise(11, 1_000_000)).await.unwrap();
+    store.complete("b", &upload, &[part], true).await.unwrap();
+    assert_eq!(relay.faults(), 2);
+    assert_eq!(store.get("a", None).await.unwrap(), noise(10, 1_000_000));
+    assert_eq!(store.get("b", None).await.unwrap(), noise(11, 1_000_000));
+
+    let once = S3Config { retry: RetryConfig { max_retries: 0, ..QUICK }, ..config };
+    let once = Store::open(&StoreConfig::S3(once)).await.unwrap();
+    relay.corrupt_next_body();
+    let error = once.put("c", noise(12, 1_000_000), &create_only()).await.unwrap_err();
+    assert!(matches!(error, StoreError::Mismatch(_)), "{error:?}");
+    assert_eq!(store.head("c").await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_proxy_is_asked_with_its_password() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let proxy = ProxyConfig {
+        url: format!("http://{}", listener.local_addr().unwrap()),
+        username: Some("user".to_owned()),
+        password: Some(Secret::new("hunter2")),
+    };
+    let config = S3Config {
+        bucket: "calls".to_owned(),
+        endpoint: Some("http://store.invalid:9000".to_owned()),
+        access_key: Some("key".to_owned()),
+        secret: Some("secret".into()),
+        proxy: Some(proxy),
+        ..S3Config::default()
+    };
+    let store = open(config).await;
+    let asked = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = vec![0; 8_192];
+        let read = stream.read(&mut request).await.unwrap();
+        stream.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        String::from_utf8_lossy(&request[..read]).to_lowercase()
+    };
+    let (found, request) = tokio::join!(store.head("a"), asked);
+    assert_eq!(found.unwrap(), None);
+    assert!(request.starts_with("head http://store.invalid:9000/calls/a http/1.1\r\n"), "{request}");
+    assert!(request.contains("\r\nproxy-authorization: basic dxnlcjpodw50zxiy\r\n"), "{request}");
+}
+
+#[tokio::test]
+async fn keys_that_may_only_put_get_and_list_write_whole_objects() {
+    let server = StorageServer::minio().await.unwrap();
+    server.create_bucket("calls").await.unwrap();
+    let allowed = ["s3:PutObject", "s3:GetObject", "s3:ListBucket"];
+    let store = open(server.s3_config_allowing("calls", &allowed).await.unwrap()).await;
+    store.put("a", noise(13, 100), &create_only()).await.unwrap();
+    let upload = store.begin("b", &Attributes::default()).await.unwrap();
+    let part = store.put_part("b", &upload, 1, noise(14, 1_000)).await.unwrap();
+    let object = store.complete("b", &upload, &[part], true).await.unwrap();
+    assert_eq!(object.size, 1_000);
+    assert_eq!(store.list("").await.unwrap().len(), 2);
+
+    let given_up = store.begin("c", &Attributes::default()).await.unwrap();
+    for error in [
+        store.delete(&["a".to_owned()]).await.unwrap_err(),
+        store.delete(&["a".to_owned(), "b".to_owned()]).await.unwrap_err(),
+        store.abort("c", &given_up).await.unwrap_err(),
+    ] {
+        assert!(matches!(error, StoreError::Refused(_)), "{error:?}");
+    }
+    assert_eq!(store.get("a", None).await.unwrap(), noise(13, 100));
+}
+
+#[tokio::test]
+async fn keys_that_may_only_put_complete_an_upload() {
+    let server = StorageServer::minio().await.unwrap();
+    server.create_bucket("calls").await.unwrap();
+    let store = open(server.s3_config_allowing("calls", &["s3:PutObject"]).await.unwrap()).await;
+    let attributes = Attributes::default().with("recording-id", "R1");
+    let upload = store.begin("a", &attributes).await.unwrap();
+    let part = store.put_part("a", &upload, 1, noise(15, 1_000)).await.unwrap();
+    let object = store.complete("a", &upload, &[part], true).await.unwrap();
+    assert_eq!((object.size, object.metadata["recording-id"].as_str()), (1_000, "R1"));
+    assert!(matches!(store.put("a", noise(16, 10), &create_only()).await, Err(StoreError::AlreadyExists(_))));
+    assert!(matches!(store.head("a").await, Err(StoreError::Refused(_))));
 }

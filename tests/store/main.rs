@@ -2,9 +2,10 @@
 
 mod checks;
 mod faults;
+mod relay;
 
-use callreel::store::{AzureConfig, LocalConfig, S3Config, StoreConfig};
-use callreel::testkit::StorageServer;
+use callreel::store::{AzureConfig, GcsConfig, LocalConfig, OssConfig, S3Config, Store, StoreConfig, StoreError};
+use callreel::testkit::{ProviderFront, StorageServer};
 use checks::{CHECKS, Place};
 
 /// Runs all checks, each at the place that `place` makes of its name, and tells which failed.
@@ -63,4 +64,31 @@ async fn azurite_conforms() {
         StoreConfig::Azure(AzureConfig { prefix: format!("calls/{name}"), page_size: Some(5), ..config.clone() })
     })
     .await;
+}
+
+#[tokio::test]
+async fn oss_conforms_behind_a_front() {
+    let server = StorageServer::versitygw().await.unwrap();
+    server.create_bucket("calls").await.unwrap();
+    let front = ProviderFront::oss(&server, "calls").await.unwrap();
+    let config = front.oss_config();
+    conforms(|name| StoreConfig::Oss(OssConfig { prefix: name.to_owned(), page_size: Some(5), ..config.clone() }))
+        .await;
+    let wrong = OssConfig { secret: "wrong".into(), ..config };
+    let error = Store::open(&StoreConfig::Oss(wrong)).await.unwrap().head("a").await.unwrap_err();
+    assert!(matches!(error, StoreError::Refused(_)), "{error:?}");
+}
+
+#[tokio::test]
+async fn gcs_conforms_behind_a_front() {
+    let server = StorageServer::versitygw().await.unwrap();
+    server.create_bucket("calls").await.unwrap();
+    let front = ProviderFront::gcs(&server, "calls").await.unwrap();
+    let config = front.gcs_config();
+    conforms(|name| StoreConfig::Gcs(GcsConfig { prefix: name.to_owned(), page_size: Some(5), ..config.clone() }))
+        .await;
+    let other = ProviderFront::gcs(&server, "calls").await.unwrap();
+    let wrong = GcsConfig { credentials: other.gcs_config().credentials, ..config };
+    let error = Store::open(&StoreConfig::Gcs(wrong)).await.unwrap().head("a").await.unwrap_err();
+    assert!(matches!(error, StoreError::Refused(_)), "{error:?}");
 }

@@ -5,6 +5,7 @@
 //! the one digest that all of them check, and Object Lock asks for one.
 
 mod credentials;
+mod dialect;
 mod fault;
 
 use std::ops::Range;
@@ -17,8 +18,8 @@ use aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextRef
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
-    BehaviorVersion, ConfigBag, Intercept, RequestChecksumCalculation, ResponseChecksumValidation, RuntimeComponents,
-    StalledStreamProtectionConfig,
+    BehaviorVersion, ConfigBag, Intercept, Region, RequestChecksumCalculation, ResponseChecksumValidation,
+    RuntimeComponents, SharedCredentialsProvider, SharedHttpClient, StalledStreamProtectionConfig,
 };
 use aws_sdk_s3::error::BoxError;
 use aws_sdk_s3::presigning::PresigningConfig;
@@ -39,7 +40,10 @@ use super::config::{Checksum, Encryption, RetentionMode, S3Config};
 use super::error::{Fault, FaultKind, StoreError};
 use super::http::{self, Pool};
 use super::metadata;
+use dialect::Translator;
 use fault::fault;
+
+pub(super) use dialect::{Dialect, Outgoing};
 
 /// The largest part that S3 takes.
 const MAX_PART: u64 = 5 << 30;
@@ -58,14 +62,47 @@ pub(super) struct S3Backend {
     disposition: Option<String>,
     retention: Option<(ObjectLockMode, Duration)>,
     checksum: Option<ChecksumAlgorithm>,
+    /// Of a provider with headers and signatures of its own.
+    dialect: Option<Arc<dyn Dialect>>,
 }
 
 impl S3Backend {
     pub(super) async fn new(config: &S3Config) -> Result<Self, StoreError> {
-        let part_size = config.part_size.unwrap_or(MIN_PART);
-        check(config, part_size)?;
+        check(config)?;
         let http = Pool::shared(config.proxy.as_ref())?.client();
         let (region, provider) = credentials::resolve(config, &http).await?;
+        Ok(Self::with(config, http, region, provider, None))
+    }
+
+    /// A backend of a provider with headers and signatures of its own. `provider` gives what the dialect signs with.
+    pub(super) fn speaking(
+        config: &S3Config,
+        provider: SharedCredentialsProvider,
+        dialect: Arc<dyn Dialect>,
+    ) -> Result<Self, StoreError> {
+        check(config)?;
+        let http = Pool::shared(config.proxy.as_ref())?.client();
+        Ok(Self::with(config, http, Region::from_static("us-east-1"), provider, Some(dialect)))
+    }
+
+    fn with(
+        config: &S3Config,
+        http: SharedHttpClient,
+        region: Region,
+        provider: SharedCredentialsProvider,
+        dialect: Option<Arc<dyn Dialect>>,
+    ) -> Self {
+        let own_service = config.endpoint.as_ref().is_none_or(|endpoint| endpoint.contains(".amazonaws.com"));
+        let checksum = match config.checksum {
+            Checksum::Auto if own_service => Some(ChecksumAlgorithm::Crc64Nvme),
+            Checksum::Crc64Nvme => Some(ChecksumAlgorithm::Crc64Nvme),
+            Checksum::Auto | Checksum::Off => None,
+        };
+        // Where none is to be kept, the SDK must not add one by itself: several services refuse it.
+        let calculation = match &checksum {
+            Some(_) => RequestChecksumCalculation::WhenSupported,
+            None => RequestChecksumCalculation::WhenRequired,
+        };
         let mut builder = aws_sdk_s3::config::Builder::new()
             .behavior_version(BehaviorVersion::latest())
             .region(region)
@@ -75,22 +112,19 @@ impl S3Backend {
             .retry_config(RetryConfig::disabled())
             .timeout_config(TimeoutConfig::disabled())
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
-            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+            .request_checksum_calculation(calculation)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
             .force_path_style(config.path_style.unwrap_or(config.endpoint.is_some()));
         builder.set_endpoint_url(config.endpoint.clone());
-        let own_service = config.endpoint.as_ref().is_none_or(|endpoint| endpoint.contains(".amazonaws.com"));
-        let checksum = match config.checksum {
-            Checksum::Auto if own_service => Some(ChecksumAlgorithm::Crc64Nvme),
-            Checksum::Crc64Nvme => Some(ChecksumAlgorithm::Crc64Nvme),
-            Checksum::Auto | Checksum::Off => None,
-        };
+        if let Some(dialect) = &dialect {
+            builder = builder.interceptor(Translator(Arc::clone(dialect)));
+        }
         let tags: Vec<String> =
             config.tags.iter().map(|(name, value)| format!("{}={}", query(name), query(value))).collect();
-        Ok(Self {
+        Self {
             client: Client::from_conf(builder.build()),
             bucket: config.bucket.clone(),
-            part_size,
+            part_size: config.part_size.unwrap_or(MIN_PART),
             page_size: config.page_size.map(i32::from),
             encryption: config.sse.map(|sse| match sse {
                 Encryption::S3 => ServerSideEncryption::Aes256,
@@ -108,7 +142,8 @@ impl S3Backend {
                 (mode, Duration::from_secs(u64::from(retention.days) * 86_400))
             }),
             checksum,
-        })
+            dialect,
+        }
     }
 
     /// Until when an object that is written now is locked.
@@ -129,7 +164,8 @@ impl S3Backend {
     }
 }
 
-fn check(config: &S3Config, part_size: u64) -> Result<(), StoreError> {
+fn check(config: &S3Config) -> Result<(), StoreError> {
+    let part_size = config.part_size.unwrap_or(MIN_PART);
     if config.bucket.is_empty() {
         return Err(StoreError::config("bucket", "is missing"));
     }
@@ -151,7 +187,8 @@ fn check(config: &S3Config, part_size: u64) -> Result<(), StoreError> {
 #[async_trait]
 impl Backend for S3Backend {
     fn location(&self, key: &str) -> String {
-        format!("s3://{}/{key}", self.bucket)
+        let scheme = self.dialect.as_ref().map_or("s3", |dialect| dialect.scheme());
+        format!("{scheme}://{}/{key}", self.bucket)
     }
 
     fn part_size(&self) -> u64 {
@@ -243,8 +280,12 @@ impl Backend for S3Backend {
     }
 
     async fn delete(&self, keys: &[String]) -> Result<(), Fault> {
-        if let [key] = keys {
-            return self.delete_one(key).await;
+        // Dialects agree about one object, less about batches.
+        if keys.len() == 1 || self.dialect.is_some() {
+            for key in keys {
+                self.delete_one(key).await?;
+            }
+            return Ok(());
         }
         let failed = |error| Fault::new(FaultKind::Protocol, error);
         let mut delete = Delete::builder().quiet(true);
@@ -310,7 +351,7 @@ impl Backend for S3Backend {
             .send()
             .await
             .map_err(upload_fault)?;
-        Ok(Part { number, size, tag: etag(output.e_tag) })
+        Ok(Part { number, size, tag: part_tag(output.e_tag, output.checksum_crc64_nvme) })
     }
 
     async fn parts(&self, key: &str, upload: &UploadId, from: Option<&str>) -> Result<Page<Part>, Fault> {
@@ -328,17 +369,23 @@ impl Backend for S3Backend {
         let items = output.parts.unwrap_or_default().into_iter().map(|part| {
             let number = part.part_number.and_then(|number| u32::try_from(number).ok());
             let number = number.ok_or_else(|| Fault::new(FaultKind::Protocol, "a part has no number"))?;
-            Ok(Part { number, size: size(part.size)?, tag: etag(part.e_tag) })
+            Ok(Part { number, size: size(part.size)?, tag: part_tag(part.e_tag, part.checksum_crc64_nvme) })
         });
         let next = output.next_part_number_marker.filter(|_| output.is_truncated == Some(true));
         Ok(Page { items: items.collect::<Result<_, Fault>>()?, next })
     }
 
     async fn complete(&self, key: &str, upload: &UploadId, parts: &[Part], create_only: bool) -> Result<(), Fault> {
-        let completed = parts
-            .iter()
-            .map(|part| Ok(CompletedPart::builder().part_number(part_number(part.number)?).e_tag(&part.tag).build()));
+        let completed = parts.iter().map(|part| {
+            let (tag, checksum) = part.tag.split_once(' ').map_or((part.tag.as_str(), None), |(a, b)| (a, Some(b)));
+            let completed = CompletedPart::builder().part_number(part_number(part.number)?).e_tag(tag);
+            Ok(completed.set_checksum_crc64_nvme(checksum.map(str::to_owned)).build())
+        });
         let completed = completed.collect::<Result<Vec<_>, Fault>>()?;
+        let uncertain = self.dialect.as_ref().is_some_and(|dialect| !dialect.conditional_complete());
+        if create_only && uncertain && self.head(key).await?.is_some() {
+            return Err(Fault::new(FaultKind::AlreadyExists, "the object is there"));
+        }
         let request = self
             .client
             .complete_multipart_upload()
@@ -372,6 +419,9 @@ impl Backend for S3Backend {
     }
 
     async fn presign_get(&self, key: &str, valid: Duration) -> Result<String, Fault> {
+        if let Some(dialect) = &self.dialect {
+            return dialect.presign(key, crate::clock::wall(), valid);
+        }
         let config = PresigningConfig::expires_in(valid).map_err(|error| Fault::new(FaultKind::Protocol, error))?;
         let request = self.client.get_object().bucket(&self.bucket).key(key).presigned(config).await.map_err(fault)?;
         Ok(request.uri().to_owned())
@@ -423,6 +473,14 @@ fn md5(bytes: impl AsRef<[u8]>) -> String {
 
 fn etag(found: Option<String>) -> String {
     found.unwrap_or_default().trim_matches('"').to_owned()
+}
+
+/// A part's ETag, with its checksum where the store keeps one: some want to hear it again at the end.
+fn part_tag(found: Option<String>, checksum: Option<String>) -> String {
+    match checksum {
+        Some(checksum) => format!("{} {checksum}", etag(found)),
+        None => etag(found),
+    }
 }
 
 fn size(found: Option<i64>) -> Result<u64, Fault> {

@@ -12,6 +12,7 @@
 //! # }
 //! ```
 
+mod front;
 mod process;
 
 use std::path::{Path, PathBuf};
@@ -21,6 +22,8 @@ use crate::store::{AzureConfig, S3Config, Secret, Store, StoreConfig};
 use super::TestkitError;
 use super::server::tools_dir;
 use process::{Process, Tool};
+
+pub use front::ProviderFront;
 
 /// The version of versitygw that the tests are written against.
 pub const VERSITYGW_VERSION: &str = "v1.8.0";
@@ -152,6 +155,45 @@ impl StorageServer {
         S3Config { endpoint, path_style: Some(false), ..self.s3_config(bucket) }
     }
 
+    /// Settings with temporary keys of MinIO that allow nothing but these actions (`s3:PutObject`…) in a bucket.
+    ///
+    /// # Errors
+    ///
+    /// [`TestkitError::Storage`] where the server refuses.
+    pub async fn s3_config_allowing(&self, bucket: &str, actions: &[&str]) -> Result<S3Config, TestkitError> {
+        use aws_sdk_sts::config::{BehaviorVersion, Builder, Credentials, Region};
+        let config = Builder::new()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::from_static("us-east-1"))
+            .credentials_provider(Credentials::new(ACCESS_KEY, SECRET, None, None, "testkit"))
+            .endpoint_url(self.endpoint())
+            .http_client(crate::store::testing::shared_http_client());
+        let policy = serde_json::json!({
+            "Version": "2012-10-17",
+            "Statement": [{
+                "Effect": "Allow",
+                "Action": actions,
+                "Resource": [format!("arn:aws:s3:::{bucket}"), format!("arn:aws:s3:::{bucket}/*")],
+            }],
+        });
+        let request = aws_sdk_sts::Client::from_conf(config.build())
+            .assume_role()
+            .role_arn("arn:aws:iam::123456789012:role/recorder")
+            .role_session_name("testkit")
+            .policy(policy.to_string());
+        let answer = request.send().await;
+        let answer = answer.map_err(|error| TestkitError::Storage(format!("assume a role: {}", chain(&error))))?;
+        let Some(keys) = answer.credentials else {
+            return Err(TestkitError::Storage("assume a role: no credentials".to_owned()));
+        };
+        Ok(S3Config {
+            access_key: Some(keys.access_key_id),
+            secret: Some(Secret::new(keys.secret_access_key)),
+            session_token: Some(Secret::new(keys.session_token)),
+            ..self.s3_config(bucket)
+        })
+    }
+
     /// Settings that reach a container of Azurite.
     pub fn azure_config(&self, container: &str) -> AzureConfig {
         AzureConfig {
@@ -169,7 +211,7 @@ impl StorageServer {
     ///
     /// [`TestkitError::Storage`] where the server refuses.
     pub async fn create_container(&self, container: &str) -> Result<(), TestkitError> {
-        let created = crate::store::create_container(&self.azure_config(container)).await;
+        let created = crate::store::testing::create_container(&self.azure_config(container)).await;
         created.map_err(|error| TestkitError::Storage(error.to_string()))
     }
 
@@ -245,7 +287,7 @@ impl StorageServer {
     /// A client with all rights, for what a [`Store`] does not do.
     pub fn client(&self) -> aws_sdk_s3::Client {
         use aws_sdk_s3::config::{BehaviorVersion, Builder, Credentials, Region, RequestChecksumCalculation};
-        let http = crate::store::shared_http_client();
+        let http = crate::store::testing::shared_http_client();
         let config = Builder::new()
             .behavior_version(BehaviorVersion::latest())
             .region(Region::from_static("us-east-1"))
