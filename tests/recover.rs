@@ -52,12 +52,14 @@ impl Recorder {
 
     /// Waits until the recorder says something.
     async fn says(&mut self, word: &str) {
+        let mut said = Vec::new();
         while let Some(line) = self.log.next_line().await.unwrap() {
             if line.contains(word) {
                 return;
             }
+            said.push(line);
         }
-        panic!("it never said {word:?}");
+        panic!("it never said {word:?}, but {said:#?}");
     }
 
     /// Kills the process, and gives when that was.
@@ -143,10 +145,10 @@ fn missing(manifest: &Manifest, killed: time::OffsetDateTime) -> f64 {
 }
 
 /// Rounds of a test, some at once, each with a seed of its own.
-async fn rounds<T: Send + 'static>(count: u64, round: impl AsyncFn(u64) -> T) -> Vec<T> {
+async fn rounds<T>(count: u64, round: impl AsyncFn(u64) -> T) -> Vec<T> {
     let mut all = Vec::new();
     for first in (0..count).step_by(AT_ONCE as usize) {
-        let batch = (first..count.min(first + AT_ONCE)).map(&round);
+        let batch = (first..count.min(first + AT_ONCE)).map(|seed| round(seed));
         all.extend(join_all(batch).await);
     }
     all
@@ -191,7 +193,7 @@ async fn killed_while_somebody_speaks_it_lacks_a_second_at_most() {
         let alice = Publisher::join(PublisherConfig::on(&server, &room, "alice")).await.unwrap();
         let sound = generate::speech(seed, Duration::from_secs(5));
         let voice = alice.publish(sound, TrackOptions::default().looped(true)).await.unwrap();
-        voice.sent_at_least(100 + random.u64(0..250)).await.unwrap();
+        voice.sent_at_least(100 + random.usize(0..250)).await.unwrap();
         let killed = recorder.kill().await;
         let manifest = judge(recorder.out.path()).await.expect("a recording");
         assert!(is_interrupted(&manifest) && manifest.outcome == Outcome::Degraded, "{:?}", manifest.reasons);

@@ -105,7 +105,7 @@ fn manifest_of(orphan: &Orphan, files: &[RecoveredFile]) -> Option<Manifest> {
     manifest.samples = samples;
     manifest.duration_seconds = samples.as_secs_f64();
     manifest.ended_at = manifest.started_at + samples.as_duration();
-    manifest.outcome = if samples == SampleCount::ZERO { Outcome::Failed } else { Outcome::Degraded };
+    manifest.outcome = if samples == SampleCount::ZERO { Outcome::Empty } else { Outcome::Degraded };
     Some(manifest)
 }
 

@@ -35,11 +35,12 @@ const TICK: Duration = Duration::from_millis(100);
 /// How long retransmissions under way are waited for once the recording is told to stop: a few round trips.
 const STOP_WAIT: Duration = Duration::from_millis(300);
 
-/// How often what is known so far is put down for whoever has to end the recording if this process dies…
+/// How often what is known so far is put down for whoever has to end the recording if this process dies. Who comes and goes
+/// is put down at once…
 const LEDGER_EVERY: Duration = Duration::from_secs(5);
 
-/// …as long as that is not more than so many bytes a second: a long call with much trouble has a long ledger.
-const LEDGER_BYTES_A_SECOND: usize = 2 * 1024;
+/// …as long as all that is not more than so many bytes a second: a long call with much trouble has a long ledger.
+const LEDGER_BYTES_A_SECOND: usize = 4 * 1024;
 
 /// Lost audio of one track up to which a recording still counts as complete, in seconds: less than a syllable.
 const LOSS_TOLERATED: f64 = 0.1;
@@ -147,8 +148,9 @@ struct Session {
     sinks: Sinks,
     reasons: Vec<Reason>,
     heard: bool,
-    /// When what is known is put down next.
+    /// When what is known is put down next, and when at the earliest.
     ledger_due: ClockTime,
+    ledger_rests_until: ClockTime,
 }
 
 /// What the loop ended with.
@@ -200,6 +202,7 @@ impl Session {
             reasons: Vec::new(),
             heard: false,
             ledger_due: ClockTime::ZERO,
+            ledger_rests_until: ClockTime::ZERO,
         };
         session.put_down(ClockTime::ZERO);
         Ok(session)
@@ -294,6 +297,9 @@ impl Session {
         }
         let at = self.clock.at(event.at()).max(ClockTime::ZERO);
         self.roll.note(&event, at);
+        if event.is_news_of_who_is_there() {
+            self.ledger_due = at;
+        }
         match &event {
             RoomEvent::ParticipantJoined { participant, .. } => {
                 tracing::info!(sid = %participant.sid, kind = ?participant.kind, "participant joined");
@@ -363,7 +369,7 @@ impl Session {
     fn advance(&mut self, now: ClockTime, heard: ClockTime, status: &watch::Sender<Status>) {
         self.pipeline.advance(now.min(heard), self.presence.alone_since());
         self.sinks.write(&mut self.pipeline);
-        if now >= self.ledger_due {
+        if now >= self.ledger_due.max(self.ledger_rests_until) {
             self.put_down(now);
         }
         let peak_dbfs = self.pipeline.take_peak_dbfs();
@@ -392,8 +398,8 @@ impl Session {
         let manifest = Manifest { reasons, ..self.manifest(&end, &known, Outcome::Degraded, outputs, about) };
         let so_far = serde_json::to_value(manifest).expect("plain data becomes JSON");
         let cost = self.sinks.files().journal().append(&Entry::Ledger { so_far });
-        let pause = Duration::from_secs((cost / LEDGER_BYTES_A_SECOND) as u64);
-        self.ledger_due = now + pause.max(LEDGER_EVERY);
+        self.ledger_rests_until = now + Duration::from_secs(cost as u64) / LEDGER_BYTES_A_SECOND as u32;
+        self.ledger_due = now + LEDGER_EVERY;
     }
 
     /// Lets retransmissions that are under way come in; what arrived after the end is not part of the recording.
@@ -592,6 +598,26 @@ fn losses(roll: &Roll, finished: &Finished) -> Vec<Reason> {
 }
 
 impl RoomEvent {
+    /// Whether a manifest would tell of it.
+    fn is_news_of_who_is_there(&self) -> bool {
+        match self {
+            Self::ParticipantJoined { .. }
+            | Self::ParticipantLeft { .. }
+            | Self::TrackPublished { .. }
+            | Self::TrackUnpublished { .. }
+            | Self::SubscriptionFailed { .. }
+            | Self::Media { .. } => true,
+            Self::Joined { .. }
+            | Self::ParticipantUpdated { .. }
+            | Self::TrackMuted { .. }
+            | Self::SenderReport { .. }
+            | Self::RoomUpdated { .. }
+            | Self::Overrun { .. }
+            | Self::Closed { .. }
+            | Self::Rtp(_) => false,
+        }
+    }
+
     /// When this process learned of it; for a packet, when it arrived.
     fn at(&self) -> std::time::Instant {
         match self {
