@@ -35,6 +35,7 @@ fn callreel() -> Command {
 struct Recorder {
     process: Child,
     log: Lines<BufReader<ChildStderr>>,
+    said: Vec<String>,
     out: tempfile::TempDir,
 }
 
@@ -43,23 +44,21 @@ impl Recorder {
         let out = tempfile::tempdir().unwrap();
         let mut command = callreel();
         command.args(["record", "--url", &server.url(), "--room", room, "--name", "call", "--out"]).arg(out.path());
-        command.args(["--departure-timeout", "60s"]).args(more);
+        command.args(["--departure-timeout", "60s"]).args(more).env("RUST_LOG", "warn,callreel=debug");
         command.env("LIVEKIT_API_KEY", server.api_key()).env("LIVEKIT_API_SECRET", server.api_secret());
         let mut process = command.spawn().unwrap();
         let log = BufReader::new(process.stderr.take().unwrap()).lines();
-        Self { process, log, out }
+        Self { process, log, said: Vec::new(), out }
     }
 
-    /// Waits until the recorder says something.
+    /// Waits until the recorder says something, or has said it.
     async fn says(&mut self, word: &str) {
-        let mut said = Vec::new();
-        while let Some(line) = self.log.next_line().await.unwrap() {
-            if line.contains(word) {
-                return;
+        while !self.said.iter().any(|line| line.contains(word)) {
+            match self.log.next_line().await.unwrap() {
+                Some(line) => self.said.push(line),
+                None => panic!("it never said {word:?}, but {:#?}", self.said),
             }
-            said.push(line);
         }
-        panic!("it never said {word:?}, but {said:#?}");
     }
 
     /// Kills the process, and gives when that was.
@@ -257,6 +256,7 @@ async fn the_next_recorder_ends_what_is_left_and_leaves_alone_what_goes_on() {
     let shared = ["--spool", spool.to_str().unwrap()];
     let mut second = Recorder::start(&server, "second", &shared);
     second.says("recording started").await;
+    second.says("looked for interrupted recordings").await;
     assert_eq!(everything(&spool).len(), 2);
     first.kill().await;
     let mut third = Recorder::start(&server, "third", &shared);

@@ -102,9 +102,10 @@ fn pass(spool: &Path, pending: &mut BTreeSet<String>) -> bool {
                 }
                 println!("{}", serde_json::to_string(&result).expect("plain data becomes JSON"));
             }
-            Ok(Recovered::UploadPending { recording_id, store }) => {
-                if pending.insert(recording_id.clone()) {
-                    eprintln!("{recording_id}: upload to {store} pending");
+            Ok(Recovered::UploadPending(waiting)) => {
+                let id = &waiting.orphan.started().recording_id;
+                if pending.insert(id.clone()) {
+                    eprintln!("{id}: upload to {} pending", waiting.store);
                 }
             }
             Err(error) => {

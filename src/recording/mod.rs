@@ -38,4 +38,4 @@ pub(crate) use outputs::Speaker;
 #[cfg(feature = "testkit")]
 pub(crate) use pipeline::Pipeline;
 pub use presence::{EndsWith, StopPolicy};
-pub use recover::{Recovered, recover, recover_one};
+pub use recover::{Pending, Recovered, recover, recover_one};

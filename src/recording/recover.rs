@@ -18,17 +18,26 @@ use super::sinks::EXT;
 static RECOVERING: Mutex<()> = Mutex::new(());
 
 /// What became of one orphan.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug)]
 pub enum Recovered {
     /// Everything is where it belongs.
     Done(RecordingResult),
     /// The files are whole and wait in the spool for their store.
-    UploadPending {
-        /// The recording's id.
-        recording_id: String,
-        /// The store, without secrets.
-        store: String,
-    },
+    UploadPending(Box<Pending>),
+}
+
+/// A recording that is whole in the spool. Who brings it to its store ends it with [`Orphan::done`]; dropped, it waits for
+/// the next one.
+#[derive(Debug)]
+pub struct Pending {
+    /// The recording, still locked.
+    pub orphan: Orphan,
+    /// Its files.
+    pub files: Vec<RecoveredFile>,
+    /// Where its manifest is, and what that says.
+    pub manifest: (PathBuf, Manifest),
+    /// The store, without secrets.
+    pub store: String,
 }
 
 /// Ends every recording in the directory `spool` whose process died; not the one of id `except`. Those that go on are left
@@ -65,13 +74,17 @@ pub fn recover_one(mut orphan: Orphan) -> Result<Recovered, FileError> {
     let files = orphan.finish_files()?;
     let (path, manifest) = match orphan.manifest()? {
         Some((path, json)) => match serde_json::from_slice::<Manifest>(&json) {
-            Ok(manifest) => (Some(path), manifest),
+            Ok(manifest) => (path, manifest),
             Err(error) => return Err(FileError::new("cannot read", &path, error.into())),
         },
         None => match manifest_of(&orphan, &files) {
             Some(manifest) => {
                 let json = serde_json::to_vec_pretty(&manifest).expect("plain data becomes JSON");
-                (Some(orphan.write_manifest(&json)?), manifest)
+                (orphan.write_manifest(&json)?, manifest)
+            }
+            None if files.iter().any(|file| file.duration.is_some()) => {
+                let said_nothing = io::Error::new(io::ErrorKind::InvalidData, "its journal does not say what is in it");
+                return Err(FileError::new("cannot write the manifest of", &files[0].file.path, said_nothing));
             }
             None => {
                 let result = result(&orphan, None, &files);
@@ -81,11 +94,11 @@ pub fn recover_one(mut orphan: Orphan) -> Result<Recovered, FileError> {
         },
     };
     if let Place::Store(store) = &orphan.started().place {
-        let (recording_id, store) = (orphan.started().recording_id.clone(), store.clone());
-        tracing::warn!(id = recording_id, store, "upload pending");
-        return Ok(Recovered::UploadPending { recording_id, store });
+        let store = store.clone();
+        tracing::warn!(id = orphan.started().recording_id, store, "upload pending");
+        return Ok(Recovered::UploadPending(Box::new(Pending { orphan, files, manifest: (path, manifest), store })));
     }
-    let result = result(&orphan, path.map(|path| (path, manifest)), &files);
+    let result = result(&orphan, Some((path, manifest)), &files);
     tracing::info!(id = result.recording_id, outcome = %result.outcome, "recovered");
     orphan.done()?;
     Ok(Recovered::Done(result))
@@ -156,5 +169,113 @@ fn result(orphan: &Orphan, manifest: Option<(PathBuf, Manifest)>, files: &[Recov
         stopped_by: Some(manifest.stopped_by),
         outputs,
         manifest: Some(path.display().to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use time::OffsetDateTime;
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::encode::{Mapping, OggInspector, OggOpusWriter, OpusHead, OpusTags, packet};
+    use crate::spool::{
+        Entry, FileEvent, JOURNAL_VERSION, Memory, NewFile, RecordingFiles, Reservation, SpoolFile, Started,
+    };
+
+    /// A recording that goes on, with a second in its file and a manifest so far that knows half of it.
+    async fn begun(root: &Path, place: Place) -> (RecordingFiles, SpoolFile, mpsc::UnboundedReceiver<FileEvent>) {
+        let started = Started {
+            version: JOURNAL_VERSION,
+            recording_id: "r1".into(),
+            room: "room".into(),
+            pid: 1,
+            wall_zero: OffsetDateTime::UNIX_EPOCH,
+            boot_zero: None,
+            place,
+            name: "calls/call.ogg".into(),
+        };
+        let (events, inbox) = mpsc::unbounded_channel();
+        let reservation = Reservation { spool: root.join("spool"), started, memory: Memory::new(1 << 20) };
+        let mut files = RecordingFiles::reserve(&reservation, events).unwrap();
+        let head = OpusHead::new(Mapping::Mono, 312);
+        let mut writer = OggOpusWriter::new(head, &OpusTags::new(), 7, SampleCount(9_600)).unwrap();
+        let (mut silence, mut bytes) = (Vec::new(), Vec::new());
+        packet::write_silence(960, false, &mut silence).unwrap();
+        (0..50).for_each(|_| writer.write_packet(&silence, 960).unwrap());
+        writer.close_page();
+        writer.take_bytes(&mut bytes);
+        let file = files.create(NewFile { kind: "mix".into(), ext: EXT.into(), ..NewFile::default() });
+        files.append(file.id(), bytes);
+        let mut manifest: Manifest = serde_json::from_str(include_str!("../../fuzz/seeds/manifest.json")).unwrap();
+        (manifest.recording_id, manifest.samples) = ("r1".into(), SampleCount(24_000));
+        (manifest.reasons, manifest.speech, manifest.sidecars) = (Vec::new(), Vec::new(), Vec::new());
+        files.journal().append(&Entry::Ledger { so_far: serde_json::to_value(manifest).unwrap() });
+        files.journal().commit().await;
+        file.progress().wait_for(|progress| progress.synced > 0).await.unwrap();
+        (files, file, inbox)
+    }
+
+    /// The process dies: its journal is no longer locked, and what it held stays as it is.
+    fn die(files: RecordingFiles, file: SpoolFile, root: &Path) {
+        let journal = root.join("spool/r1.journal");
+        let bytes = std::fs::read(&journal).unwrap();
+        std::fs::remove_file(&journal).unwrap();
+        std::fs::write(&journal, bytes).unwrap();
+        drop((files, file));
+    }
+
+    fn only(root: &Path) -> Recovered {
+        let mut all = recover(&root.join("spool"), None).unwrap();
+        assert_eq!(all.len(), 1);
+        all.remove(0).unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_interrupted_recording_is_degraded_and_says_how_far_it_is_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("out");
+        let (files, file, _events) = begun(dir.path(), Place::Directory(out.clone())).await;
+        assert!(recover(&dir.path().join("spool"), None).unwrap().is_empty(), "it goes on");
+        die(files, file, dir.path());
+        let Recovered::Done(result) = only(dir.path()) else { panic!("there is no store") };
+        assert_eq!((result.outcome, result.status), (Outcome::Degraded, State::Ready));
+        assert_eq!(result.reasons, [Reason::Interrupted { accounted_seconds: 0.5 }]);
+        let [output] = &result.outputs[..] else { panic!("{:?}", result.outputs) };
+        assert_eq!(output.location, out.join("calls/call.ogg").display().to_string());
+        assert!((output.duration_seconds - (48_000.0 - 312.0) / 48_000.0).abs() < 1e-9);
+        let manifest: Manifest = serde_json::from_slice(&std::fs::read(result.manifest.unwrap()).unwrap()).unwrap();
+        assert_eq!((manifest.outcome, manifest.samples), (Outcome::Degraded, SampleCount(48_000 - 312)));
+        assert_eq!(manifest.outputs[0].sha256, output.sha256);
+        assert!(!dir.path().join("spool").exists());
+    }
+
+    #[tokio::test]
+    async fn what_goes_into_a_store_waits_whole_in_the_spool_until_it_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let (files, file, _events) = begun(dir.path(), Place::Store("s3://bucket/calls".into())).await;
+        die(files, file, dir.path());
+        for _ in 0..2 {
+            let Recovered::UploadPending(pending) = only(dir.path()) else { panic!("nobody uploaded it") };
+            assert_eq!((&pending.store[..], pending.files.len()), ("s3://bucket/calls", 1));
+            assert_eq!(pending.files[0].file.path, dir.path().join("spool/r1/call.ogg"));
+            let mut inspector = OggInspector::new();
+            inspector.push(&std::fs::read(&pending.files[0].file.path).unwrap());
+            assert!(inspector.finish().is_clean());
+            assert!(pending.manifest.0.exists());
+        }
+        let Recovered::UploadPending(pending) = only(dir.path()) else { panic!("nobody uploaded it") };
+        pending.orphan.done().unwrap();
+        assert!(!dir.path().join("spool").exists());
+    }
+
+    #[tokio::test]
+    async fn what_was_uploaded_is_no_longer_in_the_spool() {
+        let dir = tempfile::tempdir().unwrap();
+        let (files, file, _events) = begun(dir.path(), Place::Store("s3://bucket/calls".into())).await;
+        files.finish(file.id(), false).await.unwrap();
+        assert!(dir.path().join("spool/r1/call.ogg").exists());
+        files.done().await;
+        assert!(!dir.path().join("spool").exists());
     }
 }

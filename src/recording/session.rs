@@ -103,7 +103,10 @@ fn recover_others(config: &Config) {
         return;
     }
     tokio::task::spawn_blocking(move || match recover(&spool, Some(&own)) {
-        Ok(all) => all.into_iter().filter_map(Result::err).for_each(|error| tracing::error!(%error, "cannot recover")),
+        Ok(all) => {
+            tracing::debug!(found = all.len(), "looked for interrupted recordings");
+            all.into_iter().filter_map(Result::err).for_each(|error| tracing::error!(%error, "cannot recover"));
+        }
         Err(error) => tracing::error!(%error, spool = %spool.display(), "cannot look for interrupted recordings"),
     });
 }
@@ -183,10 +186,9 @@ impl Session {
             track: "",
             ext: EXT,
         });
-        let mut sinks = Sinks::reserve(reservation(&config, &room_info, &clock, at, name)).await?;
+        let sinks = Sinks::reserve(reservation(&config, &room_info, &clock, at, name)).await?;
         let pipeline = Pipeline::new(&config, fastrand::u32(..))
             .map_err(|error| Reason::Internal { message: error.to_string() })?;
-        sinks.open(pipeline.outputs());
         tracing::info!(room_sid = %room_info.sid, manifest = %sinks.files().manifest_path().display(), "recording started");
         let mut session = Self {
             presence: Presence::new(config.stop),
@@ -204,7 +206,9 @@ impl Session {
             ledger_due: ClockTime::ZERO,
             ledger_rests_until: ClockTime::ZERO,
         };
+        // The first file is made when it is known what for.
         session.put_down(ClockTime::ZERO);
+        session.sinks.open(session.pipeline.outputs());
         Ok(session)
     }
 
