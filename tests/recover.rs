@@ -213,7 +213,7 @@ async fn killed_while_it_begins_there_is_a_whole_recording_or_none() {
         if seed % 3 > 0 {
             recorder.says(["", "joining", "recording started"][seed as usize % 3]).await;
         }
-        tokio::time::sleep(Duration::from_micros(random.u64(0..60_000))).await;
+        tokio::time::sleep(Duration::from_micros(random.u64(0..300_000))).await;
         recorder.kill().await;
         judge(recorder.out.path()).await.is_some()
     })
