@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{default_spool, destination};
-use crate::recording::{Recovered, RecordingResult, recover, recover_from_store};
+use crate::recording::{RecordingResult, Recovered, recover, recover_from_store};
 use crate::store::{LocalConfig, Store, StoreConfig, StoreError};
 
 use super::BAD_USAGE;
@@ -109,11 +109,7 @@ struct Job {
 }
 
 impl Job {
-    async fn new(
-        spool: PathBuf,
-        store: Option<&StoreConfig>,
-        from: Option<&StoreConfig>,
-    ) -> Result<Self, StoreError> {
+    async fn new(spool: PathBuf, store: Option<&StoreConfig>, from: Option<&StoreConfig>) -> Result<Self, StoreError> {
         let open = async |config: Option<&StoreConfig>| match config {
             Some(config) => Store::open(config).await.map(Some),
             None => Ok(None),
@@ -160,7 +156,7 @@ impl Job {
                     }
                     _ => {
                         all_well = false;
-                        let (id, store) = (pending.recording_id().to_owned(), pending.store());
+                        let (id, store) = (pending.recording_id().to_owned(), pending.store.clone());
                         if !self.told.contains(&id) {
                             eprintln!("error: {id} belongs to {store}; give that as --out, with its credentials");
                         }

@@ -257,7 +257,9 @@ mod tests {
     fn the_other_providers() {
         let azure = [("AZURE_CONTAINER_NAME", "c"), ("AZURE_STORAGE_ACCOUNT", "a"), ("AZURE_STORAGE_KEY", "k")];
         assert!(matches!(read(None, &azure).unwrap().store, Some(StoreConfig::Azure(a)) if a.container == "c"));
-        assert!(matches!(read(None, &[("GCP_BUCKET", "g")]).unwrap().store, Some(StoreConfig::Gcs(g)) if g.bucket == "g"));
+        assert!(
+            matches!(read(None, &[("GCP_BUCKET", "g")]).unwrap().store, Some(StoreConfig::Gcs(g)) if g.bucket == "g")
+        );
         let oss = [("ALIOSS_ACCESS_KEY", "k"), ("ALIOSS_SECRET", "s"), ("ALIOSS_REGION", "r")];
         let found = read(Some("oss://b/p"), &oss).unwrap();
         assert!(matches!(found.store, Some(StoreConfig::Oss(o)) if (&*o.bucket, &*o.prefix) == ("b", "p")));

@@ -12,8 +12,10 @@
 //! | `speech` | whose speech is whose (pure) |
 //! | `presence` | when it is over (pure) |
 //! | `outcome`, `manifest` | how it went, as types |
+//! | `bring` | what others left, brought into its store |
 //! | `recover` | recordings whose process died |
 
+mod bring;
 mod handle;
 mod manifest;
 mod outcome;
@@ -27,6 +29,7 @@ mod sides;
 mod sinks;
 mod speech;
 
+pub use bring::{RecoverError, recover_from_store};
 pub use handle::{OutputResult, Recorder, RecordingHandle, RecordingResult, State, Status};
 pub use manifest::{
     MANIFEST_VERSION, Manifest, MediaEntry, OutputEntry, ParticipantEntry, Role, SidecarEntry, SidecarKind,
@@ -38,4 +41,4 @@ pub(crate) use outputs::Speaker;
 #[cfg(feature = "testkit")]
 pub(crate) use pipeline::Pipeline;
 pub use presence::{EndsWith, StopPolicy};
-pub use recover::{Pending, RecoverError, Recovered, recover, recover_from_store, recover_one};
+pub use recover::{Pending, Recovered, recover, recover_one};

@@ -2,16 +2,15 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use serde_json::Value;
 
 use crate::config::OutputKind;
 use crate::spool::recover::{Orphan, RecoveredFile, orphans};
-use crate::spool::{Entry, FileError, NewFile, Place};
-use crate::store::Store;
+use crate::spool::{FileError, NewFile, Place};
 use crate::time::{MediaTime, SampleCount};
-use crate::upload::{self, Adopted, AdoptedFile, Left, UploadError};
+use crate::upload::AdoptedFile;
 
 use super::handle::{OutputResult, RecordingResult, State};
 use super::manifest::{Manifest, OutputEntry, SidecarEntry};
@@ -27,28 +26,21 @@ pub enum Recovered {
     /// Everything is where it belongs.
     Done(RecordingResult),
     /// The files are whole and wait in the spool for their store.
-    UploadPending(Pending),
+    UploadPending(Box<Pending>),
 }
 
-/// A recording whose files are whole and wait in the spool for their store. As long as this is held, nobody else takes it.
+/// A recording that is whole in the spool. Who brings it to its store ends it with [`Orphan::done`]; dropped, it waits for
+/// the next one.
 #[derive(Debug)]
 pub struct Pending {
-    orphan: Orphan,
-    files: Vec<RecoveredFile>,
-    manifest: Manifest,
-    store: String,
-}
-
-/// Why a recording could not be brought into its store.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum RecoverError {
-    /// What the disk said.
-    #[error(transparent)]
-    File(#[from] FileError),
-    /// What the store said.
-    #[error(transparent)]
-    Upload(#[from] UploadError),
+    /// The recording, still locked.
+    pub orphan: Orphan,
+    /// Its files.
+    pub files: Vec<RecoveredFile>,
+    /// Where its manifest is, and what that says.
+    pub manifest: (PathBuf, Manifest),
+    /// The store, without secrets.
+    pub store: String,
 }
 
 /// Ends every recording in the directory `spool` whose process died; not the one of id `except`. Those that go on are left
@@ -85,13 +77,17 @@ pub fn recover_one(mut orphan: Orphan) -> Result<Recovered, FileError> {
     let files = orphan.finish_files()?;
     let (path, manifest) = match orphan.manifest()? {
         Some((path, json)) => match serde_json::from_slice::<Manifest>(&json) {
-            Ok(manifest) => (Some(path), manifest),
+            Ok(manifest) => (path, manifest),
             Err(error) => return Err(FileError::new("cannot read", &path, error.into())),
         },
         None => match manifest_of(&orphan, &files) {
             Some(manifest) => {
                 let json = serde_json::to_vec_pretty(&manifest).expect("plain data becomes JSON");
-                (Some(orphan.write_manifest(&json)?), manifest)
+                (orphan.write_manifest(&json)?, manifest)
+            }
+            None if files.iter().any(|file| file.duration.is_some()) => {
+                let said_nothing = io::Error::new(io::ErrorKind::InvalidData, "its journal does not say what is in it");
+                return Err(FileError::new("cannot write the manifest of", &files[0].file.path, said_nothing));
             }
             None => {
                 let result = result(&orphan, None, &files);
@@ -102,10 +98,10 @@ pub fn recover_one(mut orphan: Orphan) -> Result<Recovered, FileError> {
     };
     if let Place::Store(store) = &orphan.started().place {
         let store = store.clone();
-        tracing::info!(id = orphan.started().recording_id, store, "waits for its upload");
-        return Ok(Recovered::UploadPending(Pending { orphan, files, manifest, store }));
+        tracing::warn!(id = orphan.started().recording_id, store, "upload pending");
+        return Ok(Recovered::UploadPending(Box::new(Pending { orphan, files, manifest: (path, manifest), store })));
     }
-    let result = result(&orphan, path.map(|path| (path, manifest)), &files);
+    let result = result(&orphan, Some((path, manifest)), &files);
     tracing::info!(id = result.recording_id, outcome = %result.outcome, "recovered");
     orphan.done()?;
     Ok(Recovered::Done(result))
@@ -118,7 +114,7 @@ fn manifest_of(orphan: &Orphan, files: &[RecoveredFile]) -> Option<Manifest> {
 }
 
 /// A file of a recording that was interrupted.
-struct Ended<'a> {
+pub(super) struct Ended<'a> {
     what: &'a NewFile,
     name: String,
     bytes: u64,
@@ -142,7 +138,7 @@ impl<'a> From<&'a AdoptedFile> for Ended<'a> {
 }
 
 /// The manifest of a recording of which `so_far` was known, and which has these files; none where nothing was recorded.
-fn interrupted(so_far: Value, files: &[Ended<'_>]) -> Option<Manifest> {
+pub(super) fn interrupted(so_far: Value, files: &[Ended<'_>]) -> Option<Manifest> {
     let streams: Vec<_> = files.iter().filter_map(|file| Some((file, file.duration?))).collect();
     // A journal of another version, or a damaged line: the files speak for themselves.
     let mut manifest: Manifest = serde_json::from_value(so_far).ok()?;
@@ -154,7 +150,7 @@ fn interrupted(so_far: Value, files: &[Ended<'_>]) -> Option<Manifest> {
     manifest.samples = samples;
     manifest.duration_seconds = samples.as_secs_f64();
     manifest.ended_at = manifest.started_at + samples.as_duration();
-    manifest.outcome = if samples == SampleCount::ZERO { Outcome::Failed } else { Outcome::Degraded };
+    manifest.outcome = if samples == SampleCount::ZERO { Outcome::Empty } else { Outcome::Degraded };
     Some(manifest)
 }
 
@@ -181,7 +177,7 @@ fn sidecar(ended: &Ended<'_>) -> Option<SidecarEntry> {
     Some(SidecarEntry { kind, file: ended.name.clone(), bytes: ended.bytes, sha256: ended.sha256.to_owned() })
 }
 
-fn name(path: &Path) -> String {
+pub(super) fn name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
@@ -206,126 +202,110 @@ fn result(orphan: &Orphan, manifest: Option<(PathBuf, Manifest)>, files: &[Recov
     }
 }
 
-impl Pending {
-    /// The recording's id.
-    pub fn recording_id(&self) -> &str {
-        &self.orphan.started().recording_id
-    }
+#[cfg(test)]
+mod tests {
+    use time::OffsetDateTime;
+    use tokio::sync::mpsc;
 
-    /// The store where it belongs, without secrets.
-    pub fn store(&self) -> &str {
-        &self.store
-    }
-
-    /// Whether that is this one.
-    pub fn is_for(&self, store: &Store) -> bool {
-        store.to_string() == self.store
-    }
-
-    /// Brings the recording into its store.
-    ///
-    /// # Errors
-    /// What the store or the disk says; it can be tried again.
-    pub async fn upload(self, store: &Store) -> Result<RecordingResult, RecoverError> {
-        let Self { orphan, files, mut manifest, .. } = self;
-        let streams = files.iter().filter(|file| file.duration.is_some());
-        let left = Left {
-            recording_id: orphan.started().recording_id.clone(),
-            key: orphan.started().name.clone(),
-            files: streams.map(|file| (file.made.file, file.made.what.clone(), file.file.path.clone())).collect(),
-            steps: orphan.history().uploads.clone(),
-        };
-        let orphan = Arc::new(Mutex::new(Some(orphan)));
-        let journal = orphan.clone();
-        let adopted = upload::finish(store, left, move |step| {
-            // Nothing panics while it is held.
-            if let Some(orphan) = journal.lock().unwrap_or_else(PoisonError::into_inner).as_mut()
-                && let Err(error) = orphan.append(Entry::Upload(step))
-            {
-                tracing::warn!(%error, "a step of an upload is not in the journal");
-            }
-        })
-        .await?;
-        manifest.reasons.retain(|reason| !matches!(reason, Reason::Upload { .. }));
-        if manifest.reasons.is_empty() && manifest.outcome == Outcome::Degraded {
-            manifest.outcome = Outcome::Complete;
-        }
-        for entry in &mut manifest.outputs {
-            let is_it = |file: &&AdoptedFile| {
-                file.what.kind == entry.kind.as_str() && file.what.participant == entry.participant
-            };
-            if let Some(file) = adopted.files().iter().find(is_it) {
-                entry.file = name(Path::new(&file.key));
-                (entry.bytes, entry.sha256) = (file.bytes, file.sha256.clone());
-            }
-        }
-        for file in files.iter().filter(|file| file.duration.is_none()) {
-            let failed = |error| FileError::new("cannot read", &file.file.path, error);
-            let bytes = std::fs::read(&file.file.path).map_err(failed)?;
-            let location = adopted.put_beside(&file.made.what.ext, bytes.into()).await?;
-            for sidecar in manifest.sidecars.iter_mut().filter(|sidecar| sidecar.file == name(&file.file.path)) {
-                sidecar.file = name(Path::new(&location));
-            }
-        }
-        let result = tell(adopted, manifest).await?;
-        let orphan = orphan.lock().unwrap_or_else(PoisonError::into_inner).take();
-        orphan.map_or(Ok(()), Orphan::done)?;
-        tracing::info!(id = result.recording_id, outcome = %result.outcome, "recovered");
-        Ok(result)
-    }
-}
-
-/// Finishes from `store` alone what recorders below `prefix` have left there and do not go on with, as their leases tell.
-///
-/// # Errors
-/// Where the store cannot be listed. A recording that cannot be finished stays as it is, and its error is among the
-/// results.
-pub async fn recover_from_store(
-    store: &Store,
-    prefix: &str,
-) -> Result<Vec<Result<RecordingResult, UploadError>>, UploadError> {
-    let mut results = Vec::new();
-    for found in upload::find(store, prefix).await? {
-        match upload::adopt(store, &found.key).await {
-            Ok(Some(adopted)) => results.push(tell_adopted(adopted).await),
-            Ok(None) => tracing::info!(id = found.recording_id, "goes on, or is finished by somebody else"),
-            Err(error) => results.push(Err(error)),
-        }
-    }
-    Ok(results)
-}
-
-async fn tell_adopted(adopted: Adopted) -> Result<RecordingResult, UploadError> {
-    let ended: Vec<Ended<'_>> = adopted.files().iter().map(Ended::from).collect();
-    let manifest = adopted.so_far().cloned().and_then(|so_far| interrupted(so_far, &ended));
-    match manifest {
-        Some(manifest) => tell(adopted, manifest).await,
-        None => {
-            let reason = Reason::Interrupted { accounted_seconds: 0.0 };
-            let result = RecordingResult::failed(adopted.recording_id(), reason);
-            adopted.close().await?;
-            Ok(result)
-        }
-    }
-}
-
-/// Writes the manifest into the store, and ends the way there.
-async fn tell(adopted: Adopted, manifest: Manifest) -> Result<RecordingResult, UploadError> {
-    let json = serde_json::to_vec_pretty(&manifest).expect("plain data becomes JSON");
-    let path = adopted.put_beside("json", json.into()).await?;
-    let location = |entry: &OutputEntry| {
-        let found = adopted.files().iter().find(|file| name(Path::new(&file.key)) == entry.file);
-        found.map_or_else(|| entry.file.clone(), |file| file.location.clone())
+    use super::*;
+    use crate::encode::{Mapping, OggInspector, OggOpusWriter, OpusHead, OpusTags, packet};
+    use crate::spool::{
+        Entry, FileEvent, JOURNAL_VERSION, Memory, NewFile, RecordingFiles, Reservation, SpoolFile, Started,
     };
-    let outputs = manifest.outputs.iter().map(|entry| OutputResult::new(entry, location(entry))).collect();
-    adopted.close().await?;
-    Ok(RecordingResult {
-        recording_id: manifest.recording_id,
-        status: if manifest.outcome == Outcome::Failed { State::Failed } else { State::Ready },
-        outcome: manifest.outcome,
-        reasons: manifest.reasons,
-        stopped_by: Some(manifest.stopped_by),
-        outputs,
-        manifest: Some(path),
-    })
+
+    /// A recording that goes on, with a second in its file and a manifest so far that knows half of it.
+    async fn begun(root: &Path, place: Place) -> (RecordingFiles, SpoolFile, mpsc::UnboundedReceiver<FileEvent>) {
+        let started = Started {
+            version: JOURNAL_VERSION,
+            recording_id: "r1".into(),
+            room: "room".into(),
+            pid: 1,
+            wall_zero: OffsetDateTime::UNIX_EPOCH,
+            boot_zero: None,
+            place,
+            name: "calls/call.ogg".into(),
+        };
+        let (events, inbox) = mpsc::unbounded_channel();
+        let reservation = Reservation { spool: root.join("spool"), started, memory: Memory::new(1 << 20) };
+        let mut files = RecordingFiles::reserve(&reservation, events).unwrap();
+        let head = OpusHead::new(Mapping::Mono, 312);
+        let mut writer = OggOpusWriter::new(head, &OpusTags::new(), 7, SampleCount(9_600)).unwrap();
+        let (mut silence, mut bytes) = (Vec::new(), Vec::new());
+        packet::write_silence(960, false, &mut silence).unwrap();
+        (0..50).for_each(|_| writer.write_packet(&silence, 960).unwrap());
+        writer.close_page();
+        writer.take_bytes(&mut bytes);
+        let file = files.create(NewFile { kind: "mix".into(), ext: EXT.into(), ..NewFile::default() });
+        files.append(file.id(), bytes);
+        let mut manifest: Manifest = serde_json::from_str(include_str!("../../fuzz/seeds/manifest.json")).unwrap();
+        (manifest.recording_id, manifest.samples) = ("r1".into(), SampleCount(24_000));
+        (manifest.reasons, manifest.speech, manifest.sidecars) = (Vec::new(), Vec::new(), Vec::new());
+        files.journal().append(&Entry::Ledger { so_far: serde_json::to_value(manifest).unwrap() });
+        files.journal().commit().await;
+        file.progress().wait_for(|progress| progress.synced > 0).await.unwrap();
+        (files, file, inbox)
+    }
+
+    /// The process dies: its journal is no longer locked, and what it held stays as it is.
+    fn die(files: RecordingFiles, file: SpoolFile, root: &Path) {
+        let journal = root.join("spool/r1.journal");
+        let bytes = std::fs::read(&journal).unwrap();
+        std::fs::remove_file(&journal).unwrap();
+        std::fs::write(&journal, bytes).unwrap();
+        drop((files, file));
+    }
+
+    fn only(root: &Path) -> Recovered {
+        let mut all = recover(&root.join("spool"), None).unwrap();
+        assert_eq!(all.len(), 1);
+        all.remove(0).unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_interrupted_recording_is_degraded_and_says_how_far_it_is_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("out");
+        let (files, file, _events) = begun(dir.path(), Place::Directory(out.clone())).await;
+        assert!(recover(&dir.path().join("spool"), None).unwrap().is_empty(), "it goes on");
+        die(files, file, dir.path());
+        let Recovered::Done(result) = only(dir.path()) else { panic!("there is no store") };
+        assert_eq!((result.outcome, result.status), (Outcome::Degraded, State::Ready));
+        assert_eq!(result.reasons, [Reason::Interrupted { accounted_seconds: 0.5 }]);
+        let [output] = &result.outputs[..] else { panic!("{:?}", result.outputs) };
+        assert_eq!(output.location, out.join("calls/call.ogg").display().to_string());
+        assert!((output.duration_seconds - (48_000.0 - 312.0) / 48_000.0).abs() < 1e-9);
+        let manifest: Manifest = serde_json::from_slice(&std::fs::read(result.manifest.unwrap()).unwrap()).unwrap();
+        assert_eq!((manifest.outcome, manifest.samples), (Outcome::Degraded, SampleCount(48_000 - 312)));
+        assert_eq!(manifest.outputs[0].sha256, output.sha256);
+        assert!(!dir.path().join("spool").exists());
+    }
+
+    #[tokio::test]
+    async fn what_goes_into_a_store_waits_whole_in_the_spool_until_it_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let (files, file, _events) = begun(dir.path(), Place::Store("s3://bucket/calls".into())).await;
+        die(files, file, dir.path());
+        for _ in 0..2 {
+            let Recovered::UploadPending(pending) = only(dir.path()) else { panic!("nobody uploaded it") };
+            assert_eq!((&pending.store[..], pending.files.len()), ("s3://bucket/calls", 1));
+            assert_eq!(pending.files[0].file.path, dir.path().join("spool/r1/call.ogg"));
+            let mut inspector = OggInspector::new();
+            inspector.push(&std::fs::read(&pending.files[0].file.path).unwrap());
+            assert!(inspector.finish().is_clean());
+            assert!(pending.manifest.0.exists());
+        }
+        let Recovered::UploadPending(pending) = only(dir.path()) else { panic!("nobody uploaded it") };
+        pending.orphan.done().unwrap();
+        assert!(!dir.path().join("spool").exists());
+    }
+
+    #[tokio::test]
+    async fn what_was_uploaded_is_no_longer_in_the_spool() {
+        let dir = tempfile::tempdir().unwrap();
+        let (files, file, _events) = begun(dir.path(), Place::Store("s3://bucket/calls".into())).await;
+        files.finish(file.id(), false).await.unwrap();
+        assert!(dir.path().join("spool/r1/call.ogg").exists());
+        files.done().await;
+        assert!(!dir.path().join("spool").exists());
+    }
 }

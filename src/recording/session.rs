@@ -18,13 +18,13 @@ use crate::spool::{JOURNAL_VERSION, Memory, Place, Reservation, Started};
 use crate::store::Store;
 use crate::time::{ClockTime, MediaTime, SampleCount};
 
+use super::bring::bring_others;
 use super::handle::{RecordingResult, State, Status};
 use super::manifest::{MANIFEST_VERSION, Manifest, OutputEntry, SidecarEntry, SidecarKind, TrackEntry, Versions};
 use super::outcome::{Outcome, Reason, StopReason, judge};
 use super::outputs::Speaker;
 use super::pipeline::{Finished, Pipeline};
 use super::presence::Presence;
-use super::recover::{Recovered, recover};
 use super::roll::{Roll, RolledTrack};
 use super::sides::Sides;
 use super::sinks::{EXT, Sinks, entry_so_far};
@@ -36,11 +36,12 @@ const TICK: Duration = Duration::from_millis(100);
 /// How long retransmissions under way are waited for once the recording is told to stop: a few round trips.
 const STOP_WAIT: Duration = Duration::from_millis(300);
 
-/// How often what is known so far is put down for whoever has to end the recording if this process dies…
+/// How often what is known so far is put down for whoever has to end the recording if this process dies. Who comes and goes
+/// is put down at once…
 const LEDGER_EVERY: Duration = Duration::from_secs(5);
 
-/// …as long as that is not more than so many bytes a second: a long call with much trouble has a long ledger.
-const LEDGER_BYTES_A_SECOND: usize = 2 * 1024;
+/// …as long as all that is not more than so many bytes a second: a long call with much trouble has a long ledger.
+const LEDGER_BYTES_A_SECOND: usize = 4 * 1024;
 
 /// Lost audio of one track up to which a recording still counts as complete, in seconds: less than a syllable.
 const LOSS_TOLERATED: f64 = 0.1;
@@ -110,29 +111,7 @@ fn recover_others(config: &Config, store: Option<Store>) {
     if !LOOKED.lock().unwrap_or_else(PoisonError::into_inner).insert(spool.clone()) {
         return;
     }
-    tokio::spawn(async move {
-        let looking = spool.clone();
-        let recovered = tokio::task::spawn_blocking(move || recover(&looking, Some(&own))).await;
-        match recovered {
-            Ok(Ok(all)) => {
-                for one in all {
-                    let one = match (one, &store) {
-                        (Ok(Recovered::UploadPending(pending)), Some(store)) if pending.is_for(store) => {
-                            pending.upload(store).await.map(|_| ()).map_err(|error| error.to_string())
-                        }
-                        (one, _) => one.map(|_| ()).map_err(|error| error.to_string()),
-                    };
-                    if let Err(error) = one {
-                        tracing::error!(%error, "cannot recover");
-                    }
-                }
-            }
-            Ok(Err(error)) => {
-                tracing::error!(%error, spool = %spool.display(), "cannot look for interrupted recordings");
-            }
-            Err(error) => tracing::error!(%error, "cannot look for interrupted recordings"),
-        }
-    });
+    tokio::spawn(bring_others(spool, own, store));
 }
 
 fn room_config(config: &Config) -> RoomConfig {
@@ -175,8 +154,9 @@ struct Session {
     sinks: Sinks,
     reasons: Vec<Reason>,
     heard: bool,
-    /// When what is known is put down next.
+    /// When what is known is put down next, and when at the earliest.
     ledger_due: ClockTime,
+    ledger_rests_until: ClockTime,
 }
 
 /// What the loop ended with.
@@ -193,12 +173,7 @@ struct About {
 }
 
 impl Session {
-    async fn begin(
-        config: Config,
-        room: Room,
-        mut events: RoomEvents,
-        store: Option<Store>,
-    ) -> Result<Self, Reason> {
+    async fn begin(config: Config, room: Room, mut events: RoomEvents, store: Option<Store>) -> Result<Self, Reason> {
         let Some(RoomEvent::Joined { room: room_info, at, .. }) = events.recv().await else {
             return Err(Reason::Join { message: "the room engine ended before it had joined".into() });
         };
@@ -219,10 +194,9 @@ impl Session {
             None => Place::Directory(config.out.clone()),
         };
         let wanted = reservation(&config, &room_info, &clock, at, place, name);
-        let mut sinks = Sinks::reserve(wanted, store.map(|store| (store, config.upload))).await?;
+        let sinks = Sinks::reserve(wanted, store.map(|store| (store, config.upload))).await?;
         let pipeline = Pipeline::new(&config, fastrand::u32(..))
             .map_err(|error| Reason::Internal { message: error.to_string() })?;
-        sinks.open(pipeline.outputs());
         tracing::info!(room_sid = %room_info.sid, manifest = %sinks.files().manifest_path().display(), "recording started");
         let mut session = Self {
             presence: Presence::new(config.stop),
@@ -238,8 +212,11 @@ impl Session {
             reasons: Vec::new(),
             heard: false,
             ledger_due: ClockTime::ZERO,
+            ledger_rests_until: ClockTime::ZERO,
         };
+        // The first file is made when it is known what for.
         session.put_down(ClockTime::ZERO);
+        session.sinks.open(session.pipeline.outputs());
         Ok(session)
     }
 
@@ -332,6 +309,9 @@ impl Session {
         }
         let at = self.clock.at(event.at()).max(ClockTime::ZERO);
         self.roll.note(&event, at);
+        if event.is_news_of_who_is_there() {
+            self.ledger_due = at;
+        }
         match &event {
             RoomEvent::ParticipantJoined { participant, .. } => {
                 tracing::info!(sid = %participant.sid, kind = ?participant.kind, "participant joined");
@@ -401,7 +381,7 @@ impl Session {
     fn advance(&mut self, now: ClockTime, heard: ClockTime, status: &watch::Sender<Status>) {
         self.pipeline.advance(now.min(heard), self.presence.alone_since());
         self.sinks.write(&mut self.pipeline);
-        if now >= self.ledger_due {
+        if now >= self.ledger_due.max(self.ledger_rests_until) {
             self.put_down(now);
         }
         let peak_dbfs = self.pipeline.take_peak_dbfs();
@@ -433,8 +413,8 @@ impl Session {
         let manifest = Manifest { reasons, ..self.manifest(&end, &known, Outcome::Degraded, outputs, about) };
         let so_far = serde_json::to_value(manifest).expect("plain data becomes JSON");
         let cost = self.sinks.put_down(so_far);
-        let pause = Duration::from_secs((cost / LEDGER_BYTES_A_SECOND) as u64);
-        self.ledger_due = now + pause.max(LEDGER_EVERY);
+        self.ledger_rests_until = now + Duration::from_secs(cost as u64) / LEDGER_BYTES_A_SECOND as u32;
+        self.ledger_due = now + LEDGER_EVERY;
     }
 
     /// Lets retransmissions that are under way come in; what arrived after the end is not part of the recording.
@@ -629,6 +609,26 @@ fn losses(roll: &Roll, finished: &Finished) -> Vec<Reason> {
 }
 
 impl RoomEvent {
+    /// Whether a manifest would tell of it.
+    fn is_news_of_who_is_there(&self) -> bool {
+        match self {
+            Self::ParticipantJoined { .. }
+            | Self::ParticipantLeft { .. }
+            | Self::TrackPublished { .. }
+            | Self::TrackUnpublished { .. }
+            | Self::SubscriptionFailed { .. }
+            | Self::Media { .. } => true,
+            Self::Joined { .. }
+            | Self::ParticipantUpdated { .. }
+            | Self::TrackMuted { .. }
+            | Self::SenderReport { .. }
+            | Self::RoomUpdated { .. }
+            | Self::Overrun { .. }
+            | Self::Closed { .. }
+            | Self::Rtp(_) => false,
+        }
+    }
+
     /// When this process learned of it; for a packet, when it arrived.
     fn at(&self) -> std::time::Instant {
         match self {

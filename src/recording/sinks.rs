@@ -4,7 +4,9 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::config::{OutputKind, safe_in_name};
-use crate::spool::{Entry, FileError, FileEvent, FileId, FinishedFile, NewFile, RecordingFiles, Reservation, Started, What};
+use crate::spool::{
+    Entry, FileError, FileEvent, FileId, FinishedFile, NewFile, RecordingFiles, Reservation, Started, What,
+};
 use crate::store::Store;
 use crate::time::MediaTime;
 use crate::upload::{Upload, UploadConfig, UploadError, UploadPlan, UploadStatus};

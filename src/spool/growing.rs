@@ -470,7 +470,7 @@ impl Growing {
             let state = self.state();
             (state.tail.end(), state.cut_to)
         };
-        let path = io.path.clone();
+        let path = if io.path.as_os_str().is_empty() { self.final_path() } else { io.path.clone() };
         let finished = FinishedFile { path, bytes, sha256: self.sha256(), cut_to, in_memory: true };
         self.progress.send_modify(|progress| {
             progress.synced = bytes;

@@ -130,16 +130,7 @@ impl LiveState {
 impl FileState {
     /// A file of which the store has nothing yet.
     pub fn new(file: FileId, what: NewFile, key: String) -> Self {
-        Self {
-            file,
-            what,
-            key,
-            upload: None,
-            parts: Vec::new(),
-            tails: Vec::new(),
-            head: String::new(),
-            stored: None,
-        }
+        Self { file, what, key, upload: None, parts: Vec::new(), tails: Vec::new(), head: String::new(), stored: None }
     }
 
     /// How many bytes are in parts.

@@ -181,8 +181,7 @@ impl Transfer {
         let FileState { key, what, .. } = &self.state.files[n];
         let _buffer = BUFFERS.acquire().await;
         let bytes = source.read(0..len).await.map_err(UploadError::Spool)?;
-        let options =
-            PutOptions { create_only: true, lasting: true, attributes: self.attributes(&what.ext) };
+        let options = PutOptions { create_only: true, lasting: true, attributes: self.attributes(&what.ext) };
         self.store.put(key, bytes, &options).await?;
         Ok(())
     }

@@ -1,0 +1,171 @@
+//! Recordings that others left, brought into their store: from a spool, or from the bucket alone.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::spool::recover::Orphan;
+use crate::spool::{Entry, FileError};
+use crate::store::Store;
+use crate::upload::{self, Adopted, AdoptedFile, Left, UploadError};
+
+use super::handle::{OutputResult, RecordingResult, State};
+use super::manifest::{Manifest, OutputEntry};
+use super::outcome::{Outcome, Reason};
+use super::recover::{Ended, Pending, Recovered, interrupted, name, recover};
+
+/// Why a recording could not be brought into its store.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecoverError {
+    /// What the disk said.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// What the store said.
+    #[error(transparent)]
+    Upload(#[from] UploadError),
+}
+
+/// Ends the recordings in the directory `spool` whose process died, but not the one of id `except`, and brings those that
+/// belong there into `store`.
+pub(super) async fn bring_others(spool: PathBuf, except: String, store: Option<Store>) {
+    let looking = spool.clone();
+    let looked = tokio::task::spawn_blocking(move || recover(&looking, Some(&except))).await;
+    let all = match looked.map_err(std::io::Error::other).flatten() {
+        Ok(all) => all,
+        Err(error) => {
+            tracing::error!(%error, spool = %spool.display(), "cannot look for interrupted recordings");
+            return;
+        }
+    };
+    tracing::debug!(found = all.len(), "looked for interrupted recordings");
+    for one in all {
+        let done = match (one, &store) {
+            (Ok(Recovered::UploadPending(pending)), Some(store)) if pending.is_for(store) => {
+                pending.upload(store).await.map(|_| ())
+            }
+            (one, _) => one.map(|_| ()).map_err(RecoverError::from),
+        };
+        if let Err(error) = done {
+            tracing::error!(%error, "cannot recover");
+        }
+    }
+}
+
+impl Pending {
+    /// The recording's id.
+    pub fn recording_id(&self) -> &str {
+        &self.orphan.started().recording_id
+    }
+
+    /// Whether that is this one.
+    pub fn is_for(&self, store: &Store) -> bool {
+        store.to_string() == self.store
+    }
+
+    /// Brings the recording into its store.
+    ///
+    /// # Errors
+    /// What the store or the disk says; it can be tried again.
+    pub async fn upload(self, store: &Store) -> Result<RecordingResult, RecoverError> {
+        let Self { orphan, files, manifest: (_, mut manifest), .. } = self;
+        let streams = files.iter().filter(|file| file.duration.is_some());
+        let left = Left {
+            recording_id: orphan.started().recording_id.clone(),
+            key: orphan.started().name.clone(),
+            files: streams.map(|file| (file.made.file, file.made.what.clone(), file.file.path.clone())).collect(),
+            steps: orphan.history().uploads.clone(),
+        };
+        let orphan = Arc::new(Mutex::new(Some(orphan)));
+        let journal = orphan.clone();
+        let adopted = upload::finish(store, left, move |step| {
+            // Nothing panics while it is held.
+            if let Some(orphan) = journal.lock().unwrap_or_else(PoisonError::into_inner).as_mut()
+                && let Err(error) = orphan.append(Entry::Upload(step))
+            {
+                tracing::warn!(%error, "a step of an upload is not in the journal");
+            }
+        })
+        .await?;
+        manifest.reasons.retain(|reason| !matches!(reason, Reason::Upload { .. }));
+        if manifest.reasons.is_empty() && manifest.outcome == Outcome::Degraded {
+            manifest.outcome = Outcome::Complete;
+        }
+        for entry in &mut manifest.outputs {
+            let is_it = |file: &&AdoptedFile| {
+                file.what.kind == entry.kind.as_str() && file.what.participant == entry.participant
+            };
+            if let Some(file) = adopted.files().iter().find(is_it) {
+                entry.file = name(Path::new(&file.key));
+                (entry.bytes, entry.sha256) = (file.bytes, file.sha256.clone());
+            }
+        }
+        for file in files.iter().filter(|file| file.duration.is_none()) {
+            let failed = |error| FileError::new("cannot read", &file.file.path, error);
+            let bytes = std::fs::read(&file.file.path).map_err(failed)?;
+            let location = adopted.put_beside(&file.made.what.ext, bytes.into()).await?;
+            for sidecar in manifest.sidecars.iter_mut().filter(|sidecar| sidecar.file == name(&file.file.path)) {
+                sidecar.file = name(Path::new(&location));
+            }
+        }
+        let result = tell(adopted, manifest).await?;
+        let orphan = orphan.lock().unwrap_or_else(PoisonError::into_inner).take();
+        orphan.map_or(Ok(()), Orphan::done)?;
+        tracing::info!(id = result.recording_id, outcome = %result.outcome, "recovered");
+        Ok(result)
+    }
+}
+
+/// Finishes from `store` alone what recorders below `prefix` have left there and do not go on with, as their leases tell.
+///
+/// # Errors
+/// Where the store cannot be listed. A recording that cannot be finished stays as it is, and its error is among the
+/// results.
+pub async fn recover_from_store(
+    store: &Store,
+    prefix: &str,
+) -> Result<Vec<Result<RecordingResult, UploadError>>, UploadError> {
+    let mut results = Vec::new();
+    for found in upload::find(store, prefix).await? {
+        match upload::adopt(store, &found.key).await {
+            Ok(Some(adopted)) => results.push(tell_adopted(adopted).await),
+            Ok(None) => tracing::info!(id = found.recording_id, "goes on, or is finished by somebody else"),
+            Err(error) => results.push(Err(error)),
+        }
+    }
+    Ok(results)
+}
+
+async fn tell_adopted(adopted: Adopted) -> Result<RecordingResult, UploadError> {
+    let ended: Vec<Ended<'_>> = adopted.files().iter().map(Ended::from).collect();
+    let manifest = adopted.so_far().cloned().and_then(|so_far| interrupted(so_far, &ended));
+    match manifest {
+        Some(manifest) => tell(adopted, manifest).await,
+        None => {
+            let reason = Reason::Interrupted { accounted_seconds: 0.0 };
+            let result = RecordingResult::failed(adopted.recording_id(), reason);
+            adopted.close().await?;
+            Ok(result)
+        }
+    }
+}
+
+/// Writes the manifest into the store, and ends the way there.
+async fn tell(adopted: Adopted, manifest: Manifest) -> Result<RecordingResult, UploadError> {
+    let json = serde_json::to_vec_pretty(&manifest).expect("plain data becomes JSON");
+    let path = adopted.put_beside("json", json.into()).await?;
+    let location = |entry: &OutputEntry| {
+        let found = adopted.files().iter().find(|file| name(Path::new(&file.key)) == entry.file);
+        found.map_or_else(|| entry.file.clone(), |file| file.location.clone())
+    };
+    let outputs = manifest.outputs.iter().map(|entry| OutputResult::new(entry, location(entry))).collect();
+    adopted.close().await?;
+    Ok(RecordingResult {
+        recording_id: manifest.recording_id,
+        status: if manifest.outcome == Outcome::Failed { State::Failed } else { State::Ready },
+        outcome: manifest.outcome,
+        reasons: manifest.reasons,
+        stopped_by: Some(manifest.stopped_by),
+        outputs,
+        manifest: Some(path),
+    })
+}
