@@ -74,7 +74,7 @@ pub(super) async fn read(store: &Store, key: &str) -> Result<Option<LiveState>, 
         Err(StoreError::NotFound(_)) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    LiveState::read(&json).map(Some).map_err(|why| UploadError::State(store.location(key), why))
+    LiveState::read(key, &json).map(Some).map_err(|why| UploadError::State(store.location(key), why))
 }
 
 /// How objects are written that go again.

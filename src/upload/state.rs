@@ -109,14 +109,23 @@ impl LiveState {
         format!("{}{LIVE}{}/{:020}", self.stem, file.0, tail.offset)
     }
 
-    /// Reads a state object.
+    /// Reads the state object that lies under `key`. Its keys become what they are for whoever sees it there: stores that
+    /// are the same but for their prefix have other keys for the same objects.
     ///
     /// # Errors
     /// For what is no state, or one of a version that is not known.
-    pub fn read(json: &[u8]) -> Result<Self, String> {
-        let state: Self = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+    pub fn read(key: &str, json: &[u8]) -> Result<Self, String> {
+        let mut state: Self = serde_json::from_slice(json).map_err(|error| error.to_string())?;
         if state.version > STATE_VERSION {
             return Err(format!("it is of version {}, and this is {STATE_VERSION}", state.version));
+        }
+        if let Some(stem) = key.strip_suffix(STATE).and_then(|rest| rest.strip_suffix(LIVE)) {
+            for file in &mut state.files {
+                if let Some(rest) = file.key.strip_prefix(&state.stem) {
+                    file.key = format!("{stem}{rest}");
+                }
+            }
+            stem.clone_into(&mut state.stem);
         }
         Ok(state)
     }
@@ -165,12 +174,14 @@ mod tests {
             so_far: None,
             done: false,
         };
-        assert_eq!(LiveState::read(&state.write()), Ok(state.clone()));
+        assert_eq!(LiveState::read("a/b.live/state.json", &state.write()), Ok(state.clone()));
+        let elsewhere = LiveState::read("x/a/b.live/state.json", &state.write()).unwrap();
+        assert_eq!((&*elsewhere.stem, &*elsewhere.files[0].key), ("x/a/b", "x/a/b.ogg"));
         assert_eq!(state.key(), "a/b.live/state.json");
         assert!(LiveState::is_key(&state.key()) && !LiveState::is_key("a/state.json"));
         assert_eq!(state.tail_key(FileId(3), Tail { offset: 8, len: 5 }), "a/b.live/3/00000000000000000008");
         state.version += 1;
-        assert!(LiveState::read(&state.write()).unwrap_err().contains("version"));
-        assert!(LiveState::read(b"{}").is_err());
+        assert!(LiveState::read("k", &state.write()).unwrap_err().contains("version"));
+        assert!(LiveState::read("k", b"{}").is_err());
     }
 }
