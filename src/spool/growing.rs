@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -41,6 +41,8 @@ pub(super) struct Growing {
     keep: Arc<AtomicBool>,
     /// Whether the volume's thread has been told of bytes that it did not take yet.
     woken: AtomicBool,
+    /// Whether the writer knows that it is to be synced.
+    listed: AtomicBool,
     /// Whether the disk refuses bytes that are kept in memory.
     failing: AtomicBool,
     /// Whether nobody needs what the disk does not have.
@@ -48,6 +50,17 @@ pub(super) struct Growing {
     state: Mutex<State>,
     io: Mutex<Io>,
     progress: watch::Sender<Progress>,
+}
+
+/// What came of writing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Written {
+    /// The file is to be synced, and was not before.
+    Unsynced,
+    /// Somebody works on it.
+    Busy,
+    /// There is nothing to do that is not known.
+    Nothing,
 }
 
 /// What kind of file it is.
@@ -101,8 +114,6 @@ struct Io {
     last_piece: u64,
     /// Where the stream stands at `on_disk`.
     ogg: Option<OggState>,
-    /// The volume's thread has it in its list.
-    listed: bool,
     /// The file is to be finished as soon as the disk takes it.
     unfinished: bool,
     finished: Option<FinishedFile>,
@@ -119,7 +130,8 @@ impl Growing {
     /// An Ogg file that is still to be made.
     pub fn output(volume: Arc<Volume>, memory: Arc<Memory>, keep: Arc<AtomicBool>, output: Output) -> Arc<Self> {
         let growing = Self::new(volume, memory, Plan::Output(output), keep, State::default(), Io::default());
-        growing.wake();
+        let file = growing.clone();
+        growing.volume.run(move || file.sync_now_and_again());
         growing
     }
 
@@ -131,10 +143,10 @@ impl Growing {
         state: State,
         io: Io,
     ) -> Arc<Self> {
-        let (woken, failing, given_up) = Default::default();
+        let (woken, listed, failing, given_up) = Default::default();
         let (state, io) = (Mutex::new(state), Mutex::new(io));
         let progress = watch::Sender::new(Progress::default());
-        Arc::new(Self { volume, memory, plan, keep, woken, failing, given_up, state, io, progress })
+        Arc::new(Self { volume, memory, plan, keep, woken, listed, failing, given_up, state, io, progress })
     }
 
     /// How far it is.
@@ -198,30 +210,59 @@ impl Growing {
         tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?
     }
 
-    /// Writes what waits. Gives whether the file is to be synced from now on and was not before. On the volume's thread.
-    pub fn write(&self) -> bool {
+    /// Writes what waits, if nobody else works on the file, without waiting for the disk.
+    pub fn write(&self) -> Written {
         self.woken.store(false, Ordering::Release);
-        let mut io = self.io();
-        if !self.failing.load(Ordering::Acquire)
-            && let Err(error) = self.write_out(&mut io)
-        {
+        let mut io = match self.io.try_lock() {
+            Ok(io) => io,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return Written::Busy,
+        };
+        if self.is_failing() {
+            return self.list();
+        }
+        // Who makes it writes what waits by then.
+        if self.state().file.is_none() {
+            return Written::Nothing;
+        }
+        if let Err(error) = self.write_out(&mut io) {
             self.fail(&mut io, error);
         }
-        !std::mem::replace(&mut io.listed, true)
+        self.list()
     }
 
-    /// Writes and syncs what waits, and where the disk failed tries it again. Gives whether there is more to do, so that the
-    /// volume's thread is to come again. On the volume's thread.
+    /// Writes and syncs what waits, and where the disk failed tries it again. Gives whether the disk refuses it, so that it is
+    /// to be tried again. Waits for the disk.
     pub fn sync(&self) -> bool {
-        let mut io = self.io();
-        self.write_and_sync(&mut io);
-        io.listed = self.failing.load(Ordering::Acquire) && !self.given_up.load(Ordering::Acquire);
-        io.listed
+        self.listed.store(false, Ordering::Release);
+        self.sync_now();
+        let again = self.is_failing() && !self.given_up.load(Ordering::Acquire);
+        again && !self.listed.swap(true, Ordering::AcqRel)
     }
 
-    /// As [`sync`](Self::sync), on any thread and now.
+    /// As [`sync`](Self::sync), beside the writer.
     pub fn sync_now(&self) {
-        self.write_and_sync(&mut self.io());
+        let failed = self.is_failing();
+        match self.write_and_sync(failed) {
+            Ok(()) => {
+                if failed {
+                    self.failing.store(false, Ordering::Release);
+                    self.tell(What::BackOnDisk);
+                }
+            }
+            Err(error) => self.fail(&mut self.io(), error),
+        }
+    }
+
+    fn sync_now_and_again(self: &Arc<Self>) {
+        self.sync_now();
+        if self.is_failing() {
+            self.wake();
+        }
+    }
+
+    fn list(&self) -> Written {
+        if self.listed.swap(true, Ordering::AcqRel) { Written::Nothing } else { Written::Unsynced }
     }
 
     /// Syncs the file and gives it its name. Where its stream is not `whole` it ends after what is there.
@@ -236,7 +277,9 @@ impl Growing {
                 self.push_closing_page();
             }
             io.unfinished = true;
-            self.write_and_sync(&mut io);
+            drop(io);
+            self.sync_now();
+            let io = self.io();
             // What the disk does not take now, the memory has, and the disk gets later.
             return Ok(io.finished.clone().unwrap_or_else(|| self.finished_in_memory(&io)));
         }
@@ -287,21 +330,24 @@ impl Growing {
         });
     }
 
-    fn write_and_sync(&self, io: &mut Io) {
-        let failed = self.failing.load(Ordering::Acquire);
-        if failed {
-            // What a disk that failed says it has written, it may have lost.
-            io.on_disk = io.synced;
-        }
-        match self.write_out(io).and_then(|()| self.sync_out(io)).and_then(|()| self.finish_if_asked(io)) {
-            Ok(()) => {
-                if failed {
-                    self.failing.store(false, Ordering::Release);
-                    self.tell(What::BackOnDisk);
-                }
+    /// The lock is not held while the disk syncs, so that what comes meanwhile is written.
+    fn write_and_sync(&self, failed: bool) -> Result<(), FileError> {
+        let (file, until, path) = {
+            let mut io = self.io();
+            if failed {
+                // What a disk that failed says it has written, it may have lost.
+                io.on_disk = io.synced;
             }
-            Err(error) => self.fail(io, error),
-        }
+            self.write_out(&mut io)?;
+            if self.state().broken || io.synced == io.on_disk {
+                return self.finish_if_asked(&mut io);
+            }
+            (self.made(&mut io)?, io.on_disk, self.part(&io))
+        };
+        file.sync_data().map_err(|e| FileError::new("cannot sync", &path, e))?;
+        let mut io = self.io();
+        self.synced(&mut io, until);
+        self.finish_if_asked(&mut io)
     }
 
     fn write_out(&self, io: &mut Io) -> Result<(), FileError> {
@@ -321,22 +367,20 @@ impl Growing {
         Ok(())
     }
 
-    fn sync_out(&self, io: &mut Io) -> Result<(), FileError> {
-        if self.state().broken || io.synced == io.on_disk {
-            return Ok(());
+    /// The disk has everything up to `until`.
+    fn synced(&self, io: &mut Io, until: u64) {
+        if self.state().broken || until <= io.synced {
+            return;
         }
-        let file = self.made(io)?;
-        file.sync_data().map_err(|e| FileError::new("cannot sync", &self.part(io), e))?;
-        io.synced = io.on_disk;
+        io.synced = until;
         let mut state = self.state();
-        self.memory.give_back(state.tail.forget_until(io.synced));
+        self.memory.give_back(state.tail.forget_until(until));
         state.unsynced_since = (state.tail.len() > 0).then(clock::now);
-        self.progress.send_modify(|progress| progress.synced = progress.synced.max(io.synced));
+        self.progress.send_modify(|progress| progress.synced = progress.synced.max(until));
         drop(state);
-        if let (Plan::Output(output), Some(state)) = (&self.plan, io.ogg) {
-            output.journal.append_later(&Entry::Synced { file: output.id, bytes: io.synced, state });
+        if let (Plan::Output(output), Some(state)) = (&self.plan, io.ogg.filter(|_| until == io.on_disk)) {
+            output.journal.append_later(&Entry::Synced { file: output.id, bytes: until, state });
         }
-        Ok(())
     }
 
     /// The file, which is made where there is none yet.
@@ -519,6 +563,12 @@ impl Growing {
     fn state(&self) -> MutexGuard<'_, State> {
         // What it guards is whole between any two statements that hold it.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps everybody from writing, as a disk that hangs does.
+    #[cfg(test)]
+    pub fn hang(&self) -> impl Sized {
+        self.io()
     }
 
     fn io(&self) -> MutexGuard<'_, Io> {

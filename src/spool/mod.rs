@@ -1,7 +1,7 @@
 //! Nothing lost on this machine: the files of recordings that go on, and what another process needs to end them.
 //!
 //! A file is `NAME.part` while it grows and gets its name when it is whole; nothing that exists is overwritten. What was
-//! appended is written at once and synced within a second, by one thread for each volume, which all recordings of the
+//! appended is written at once and synced about once a second, by the writer of the volume, which all recordings of the
 //! process share. Whoever appends never waits for a disk: the bytes lie in memory until they are synced, within a bound for
 //! the whole process, and can be read from there.
 //!

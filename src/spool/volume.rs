@@ -1,33 +1,42 @@
-//! One writer for each volume of the machine: all recordings of the process that write to it share the thread, and what they
+//! One writer for each volume of the machine: all recordings of the process that write to it share its threads, and what they
 //! wrote within a second is synced together.
+//!
+//! One thread writes and never waits for the disk: what it wrote outlasts the process. A few others do what does wait:
+//! sync, make, finish. A file system commits what is synced at once together.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::clock;
 
-use super::growing::Growing;
+use super::growing::{Growing, Written};
 
 /// How long written bytes may stay unsynced, and how often a disk that fails is tried again.
 const SYNC_EVERY: Duration = Duration::from_secs(1);
 
-/// The writer of one volume. Its thread ends when nobody holds it any more and everything is written.
+/// How soon the writer comes back to a file that is busy, and looks whether what is being synced is done.
+const SOON: Duration = Duration::from_millis(20);
+
+/// Threads of a volume that wait for it.
+const WAITING: usize = 8;
+
+/// Files that one thread syncs before it looks for other work.
+const AT_ONCE: usize = 8;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// The writer of one volume. Its threads end when nobody holds it any more and everything is written.
 #[derive(Debug)]
 pub(super) struct Volume {
-    commands: Sender<Command>,
-}
-
-enum Command {
-    /// A file has bytes to write.
-    Wake(Arc<Growing>),
-    /// Something to do between writes.
-    Run(Box<dyn FnOnce() + Send>),
+    woken: Sender<Arc<Growing>>,
+    jobs: Sender<Job>,
 }
 
 impl Volume {
@@ -41,9 +50,16 @@ impl Volume {
         if let Some(volume) = volumes.get(&device).and_then(Weak::upgrade) {
             return Ok(volume);
         }
-        let (commands, inbox) = channel();
-        std::thread::Builder::new().name("callreel-spool".into()).spawn(move || run(&inbox))?;
-        let volume = Arc::new(Self { commands });
+        let (jobs, waiting) = channel::<Job>();
+        let waiting = Arc::new(Mutex::new(waiting));
+        for _ in 0..WAITING {
+            let waiting = waiting.clone();
+            std::thread::Builder::new().name("callreel-sync".into()).spawn(move || work(&waiting))?;
+        }
+        let (woken, inbox) = channel();
+        let writer = Writer { jobs: jobs.clone(), dirty: Vec::new(), busy: Vec::new(), pass: None };
+        std::thread::Builder::new().name("callreel-spool".into()).spawn(move || writer.run(&inbox))?;
+        let volume = Arc::new(Self { woken, jobs });
         volumes.insert(device, Arc::downgrade(&volume));
         Ok(volume)
     }
@@ -51,42 +67,116 @@ impl Volume {
     /// Tells that `file` has bytes to write.
     pub fn wake(&self, file: Arc<Growing>) {
         // A thread that is gone has panicked; whoever waits for it sees that nothing comes back.
-        let _ = self.commands.send(Command::Wake(file));
+        let _ = self.woken.send(file);
     }
 
-    /// Runs `job` on the writer's thread, after what was asked for before.
+    /// Runs `job`, which may wait for the disk.
     pub fn run(&self, job: impl FnOnce() + Send + 'static) {
         // As above.
-        let _ = self.commands.send(Command::Run(Box::new(job)));
+        let _ = self.jobs.send(Box::new(job));
     }
 }
 
-fn run(inbox: &Receiver<Command>) {
-    let mut dirty: Vec<Arc<Growing>> = Vec::new();
-    let mut due: Option<Instant> = None;
+fn work(jobs: &Mutex<Receiver<Job>>) {
     loop {
-        let command = match due {
-            Some(due) => inbox.recv_timeout(due.saturating_duration_since(clock::now())),
-            None => inbox.recv().map_err(RecvTimeoutError::from),
-        };
-        match command {
-            Ok(Command::Wake(file)) => {
-                if file.write() {
-                    dirty.push(file);
-                    due.get_or_insert_with(|| clock::now() + SYNC_EVERY);
-                }
-            }
-            Ok(Command::Run(job)) => job(),
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => break,
-        }
-        if due.is_some_and(|due| due <= clock::now()) {
-            dirty.retain(|file| file.sync());
-            due = (!dirty.is_empty()).then(|| clock::now() + SYNC_EVERY);
+        // Whoever waits holds it, which keeps nobody from working.
+        let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        match job {
+            Ok(job) => job(),
+            Err(_) => return,
         }
     }
-    for file in dirty {
-        file.sync();
+}
+
+struct Writer {
+    jobs: Sender<Job>,
+    /// To be synced.
+    dirty: Vec<Arc<Growing>>,
+    /// To be written as soon as whoever works on them is done.
+    busy: Vec<Arc<Growing>>,
+    /// What is being synced.
+    pass: Option<Arc<Pass>>,
+}
+
+/// Files that are being synced.
+#[derive(Debug, Default)]
+struct Pass {
+    /// Jobs that are not done.
+    open: AtomicUsize,
+    /// Files that the disk refused.
+    again: Mutex<Vec<Arc<Growing>>>,
+}
+
+impl Writer {
+    fn run(mut self, inbox: &Receiver<Arc<Growing>>) {
+        let mut due = clock::now() + SYNC_EVERY;
+        let mut busy_due = clock::now();
+        loop {
+            let now = clock::now();
+            let is_idle = self.dirty.is_empty() && self.busy.is_empty() && self.pass.is_none();
+            let woken = match is_idle {
+                true => inbox.recv().map_err(RecvTimeoutError::from),
+                false => {
+                    let soon = if self.busy.is_empty() && due > now { due - now } else { SOON };
+                    inbox.recv_timeout(soon)
+                }
+            };
+            match woken {
+                Ok(file) => {
+                    if is_idle {
+                        due = clock::now() + SYNC_EVERY;
+                    }
+                    self.write(file);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            let now = clock::now();
+            if !self.busy.is_empty() && busy_due <= now {
+                std::mem::take(&mut self.busy).into_iter().for_each(|file| self.write(file));
+                busy_due = now + SOON;
+            }
+            if due <= now && self.is_pass_over() {
+                self.begin_pass();
+                due = now + SYNC_EVERY;
+            }
+        }
+    }
+
+    fn write(&mut self, file: Arc<Growing>) {
+        match file.write() {
+            Written::Unsynced => self.dirty.push(file),
+            Written::Busy => self.busy.push(file),
+            Written::Nothing => {}
+        }
+    }
+
+    fn begin_pass(&mut self) {
+        if self.dirty.is_empty() {
+            return;
+        }
+        let dirty = std::mem::take(&mut self.dirty);
+        let pass = Arc::new(Pass::default());
+        pass.open.store(dirty.len().div_ceil(AT_ONCE), Ordering::Release);
+        for files in dirty.chunks(AT_ONCE) {
+            let (pass, files) = (pass.clone(), files.to_vec());
+            // The threads live as long as this one.
+            let _ = self.jobs.send(Box::new(move || {
+                let refused = files.into_iter().filter(|file| file.sync());
+                // Nothing panics while it is held.
+                pass.again.lock().unwrap_or_else(PoisonError::into_inner).extend(refused.collect::<Vec<_>>());
+                pass.open.fetch_sub(1, Ordering::AcqRel);
+            }));
+        }
+        self.pass = Some(pass);
+    }
+
+    fn is_pass_over(&mut self) -> bool {
+        let Some(pass) = self.pass.take_if(|pass| pass.open.load(Ordering::Acquire) == 0) else {
+            return self.pass.is_none();
+        };
+        self.dirty.append(&mut pass.again.lock().unwrap_or_else(PoisonError::into_inner));
+        true
     }
 }
 
