@@ -96,7 +96,10 @@ impl Recorder {
         tokio::join!(drained, read);
         let took = clock::now() - told;
         self.process.wait().await.unwrap();
-        assert!(!self.spool.path().exists() || everything(self.spool.path()).is_empty(), "nothing is left in the spool");
+        assert!(
+            !self.spool.path().exists() || everything(self.spool.path()).is_empty(),
+            "nothing is left in the spool"
+        );
         (serde_json::from_str(&last).unwrap(), took)
     }
 
@@ -451,4 +454,25 @@ async fn who_has_lost_a_recording_stops_writing() {
     let error = upload.complete(vec![pages.file.id()]).await.unwrap_err();
     assert!(matches!(&error, upload::UploadError::Lost(owner) if owner == "another"), "{error}");
     assert!(!keys(&store).await.contains(&"call.ogg".to_owned()));
+}
+
+#[tokio::test]
+async fn check_says_what_works_and_leaves_nothing_behind() {
+    let server = LiveKitServer::start().await.unwrap();
+    let storage = StorageServer::versitygw().await.unwrap();
+    let store = storage.store("calls").await.unwrap();
+    let check = async |out: &str, secret: &str| {
+        let mut command = callreel(&storage);
+        command.args(["check", "--url", &server.url(), "--out", out]);
+        command.env("LIVEKIT_API_KEY", server.api_key()).env("LIVEKIT_API_SECRET", secret);
+        let output = command.output().await.unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (code, said) = check("s3://calls/2026", server.api_secret()).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(said.lines().filter(|line| line.starts_with("ok")).count(), 9, "{said}");
+    assert_eq!(keys(&store).await, [""; 0]);
+    let (code, said) = check("s3://nowhere", "wrong").await;
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("FAILED  write an object") && said.contains("FAILED  join LiveKit"), "{said}");
 }

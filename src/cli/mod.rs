@@ -1,5 +1,6 @@
 //! The command line: one file a command.
 
+mod check;
 mod inspect;
 mod logging;
 mod progress;
@@ -27,6 +28,8 @@ enum Command {
     Record(Box<record::Args>),
     /// End recordings whose process died.
     Recover(recover::Args),
+    /// Try what a recording needs, and say what works.
+    Check(check::Args),
     /// Print what is in a recording and check it.
     Inspect(inspect::Args),
 }
@@ -36,6 +39,7 @@ pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Record(args) => record::run(*args),
         Command::Recover(args) => recover::run(&args),
+        Command::Check(args) => check::run(args),
         Command::Inspect(args) => inspect::run(&args),
     }
 }
