@@ -91,6 +91,7 @@ pub fn recover_one(mut orphan: Orphan) -> Result<Recovered, FileError> {
             }
             None => {
                 let result = result(&orphan, None, &files);
+                tracing::info!(id = result.recording_id, outcome = %result.outcome, "recovered");
                 orphan.done()?;
                 return Ok(Recovered::Done(result));
             }

@@ -160,6 +160,8 @@ fn locked_new(path: &Path) -> io::Result<Option<File>> {
             fs::remove_file(path)?;
             Ok(None)
         }
+        // Somebody tidied up between.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
 }
