@@ -175,7 +175,8 @@ mod tests {
         }
         let after = Usage::of(std::process::id()).unwrap();
         assert!(sum > 0 && after.cpu > before.cpu, "{before:?} {after:?}");
-        assert!(after.rss > before.rss + (16 << 20) && after.threads >= 1, "{before:?} {after:?}");
+        // Other tests give memory back meanwhile: only what is held here is sure to be there.
+        assert!(after.rss >= block.len() as u64 && after.threads >= 1, "{before:?} {after:?}");
         assert!(Usage::of(u32::MAX >> 1).is_err());
     }
 
