@@ -244,7 +244,7 @@ async fn killed_at_any_moment_it_is_brought_into_the_bucket_once() {
         let results = recover(&storage, recorder.spool.path(), &[]).await;
         assert!(results.len() <= 1, "{results:?}");
         assert_eq!(recover(&storage, recorder.spool.path(), &[]).await, [], "a second time there is nothing to do");
-        assert_eq!(everything(recorder.spool.path()), [PathBuf::new(); 0]);
+        assert!(everything(recorder.spool.path()).is_empty());
         let manifest = judge(&storage, &store, &name).await;
         if !is_stopping {
             assert_eq!(manifest.outcome, Outcome::Degraded);

@@ -50,7 +50,7 @@ pub fn run(args: &Args) -> ExitCode {
     };
     let from = match &args.from_store {
         Some(url) => match destination(Some(url), &environment) {
-            Ok(from) => Some(from.store.unwrap_or_else(|| StoreConfig::Local(LocalConfig { dir: from.dir }))),
+            Ok(from) => Some(from.store.unwrap_or(StoreConfig::Local(LocalConfig { dir: from.dir }))),
             Err(error) => return bad_usage(&error),
         },
         None => None,

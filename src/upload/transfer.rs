@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use super::UploadError;
 use super::state::{FileState, LiveState};
 use crate::spool::{FileId, SpoolFile, Upload as Step};
-use crate::store::{Attributes, PutOptions, Store, StoreError};
+use crate::store::{Attributes, Part, PutOptions, Store, StoreError, UploadId};
 
 /// What all recordings of a process may hold of parts under way: so many parts.
 static BUFFERS: Semaphore = Semaphore::const_new(8);
@@ -128,7 +128,7 @@ impl Transfer {
         }
     }
 
-    async fn begin(&mut self, n: usize) -> Result<crate::store::UploadId, UploadError> {
+    async fn begin(&mut self, n: usize) -> Result<UploadId, UploadError> {
         let attributes = self.attributes(&self.state.files[n].what.ext);
         let FileState { file, key, .. } = self.state.files[n].clone();
         let upload = self.store.begin(&key, &attributes).await?;
@@ -277,11 +277,10 @@ pub(super) fn known(file: FileId, steps: &[Step], state: &mut FileState) {
                 state.key.clone_from(key);
                 state.parts.clear();
             }
-            Step::PartDone { file: of, number, size, tag, .. } if *of == file => {
-                if *number as usize == state.parts.len() + 1 {
-                    let part = crate::store::Part { number: *number, size: *size, tag: tag.clone() };
-                    state.parts.push(part);
-                }
+            Step::PartDone { file: of, number, size, tag, .. }
+                if *of == file && *number as usize == state.parts.len() + 1 =>
+            {
+                state.parts.push(Part { number: *number, size: *size, tag: tag.clone() });
             }
             _ => {}
         }
