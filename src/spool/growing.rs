@@ -431,6 +431,10 @@ impl Growing {
             }
             return;
         }
+        // Two may have met the same fault.
+        if self.state().broken {
+            return;
+        }
         self.close_at_last_page(io);
         self.tell(What::Broken(error));
     }
