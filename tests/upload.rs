@@ -279,8 +279,9 @@ async fn without_the_machine_the_bucket_is_enough() {
     assert!(lacks <= TAIL_EVERY.as_secs_f64() + 1.0 + 1.0, "{lacks}");
     assert_eq!(recover(&storage, elsewhere.path(), &from).await, []);
     // The machine comes back with its spool: everything is there already.
-    recover(&storage, recorder.spool.path(), &[]).await;
-    judge(&storage, &store, "lost").await;
+    assert_eq!(recover(&storage, recorder.spool.path(), &[]).await, results);
+    assert_eq!(judge(&storage, &store, "lost").await.outputs, manifest.outputs);
+    assert!(everything(recorder.spool.path()).is_empty());
 }
 
 #[tokio::test]

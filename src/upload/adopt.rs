@@ -13,7 +13,7 @@ use super::state::{FileState, LiveState, STATE_VERSION};
 use super::transfer::{RECORDING_ID, Source, Transfer, known};
 use crate::encode::{self, OggInspector, PageReader};
 use crate::spool::{FileId, NewFile, Upload as Step};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::time::SampleCount;
 
 /// How much of an object is read at once.
@@ -32,6 +32,7 @@ pub struct Found {
 pub struct Adopted {
     transfer: Transfer,
     files: Vec<AdoptedFile>,
+    is_finished: bool,
 }
 
 /// A file of such a recording.
@@ -105,7 +106,7 @@ pub async fn adopt(store: &Store, key: &str) -> Result<Option<Adopted>, UploadEr
         }
         files.push(look(&transfer, n).await?);
     }
-    Ok(Some(Adopted { transfer, files }))
+    Ok(Some(Adopted { transfer, files, is_finished: false }))
 }
 
 /// Finishes a recording whose files lie complete in a spool.
@@ -170,7 +171,7 @@ async fn finish_files(
         }
         files.push(look(&transfer, n).await?);
     }
-    Ok(Adopted { transfer, files })
+    Ok(Adopted { transfer, files, is_finished })
 }
 
 /// Whether there is an object of this recording where a file's is to be.
@@ -188,6 +189,21 @@ impl Adopted {
     /// The manifest as its recorder knew it last.
     pub fn so_far(&self) -> Option<&Value> {
         self.transfer.state.so_far.as_ref()
+    }
+
+    /// What an object that tells about the recording says, where another machine has finished the recording before.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn told_elsewhere(&self, ext: &str) -> Result<Option<Bytes>, UploadError> {
+        if !self.is_finished {
+            return Ok(None);
+        }
+        match self.transfer.store.get(&format!("{}.{ext}", self.transfer.state.stem), None).await {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(StoreError::NotFound(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The files.
