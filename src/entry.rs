@@ -21,9 +21,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Destination, NameTemplate, destination};
 use crate::recording::{EndsWith, Recorder, RecordingHandle};
 use crate::room::Credentials;
+use crate::store::StoreConfig;
 
 /// How long a telephone call may be without its caller before it is over: a caller who hung up does not come back
 /// into the same session, so this only spans a leg that the bridge moves.
@@ -42,19 +43,24 @@ pub struct AgentConfig {
     pub url: String,
     /// How to get in.
     pub credentials: Credentials,
-    /// The directory for the recordings.
+    /// The directory for the recordings; with a store, what its spool is below.
     pub out: PathBuf,
+    /// The store for the recordings. Default: none, they stay in `out`.
+    pub store: Option<StoreConfig>,
+    /// The recordings' names. Default `{room_name}-{time}`.
+    pub name: Option<NameTemplate>,
 }
 
 impl AgentConfig {
     /// Recording switched on, into `./recordings`.
     pub fn new(url: impl Into<String>, credentials: Credentials) -> Self {
-        Self { enabled: true, url: url.into(), credentials, out: PathBuf::from("recordings") }
+        Self { enabled: true, url: url.into(), credentials, out: PathBuf::from("recordings"), store: None, name: None }
     }
 
     /// From the environment: `ENABLE_AUDIO_RECORDING` (default false), `LIVEKIT_URL` or `LIVEKIT_HOST`,
     /// `LIVEKIT_API_KEY`, `LIVEKIT_API_SECRET`, `RECORDING_FILE_FORMAT` (default ogg), `RECORDING_AUDIO_ONLY` (default
-    /// true).
+    /// true), and a store as [`destination`] reads it: `S3_RECORDING_BUCKET`, `S3_RECORDING_REGION`, `AWS_ACCESS_KEY_ID`,
+    /// `AWS_SECRET_ACCESS_KEY`…
     ///
     /// # Errors
     /// A value that is missing or makes no sense, by its name. While recording is switched off nothing is checked.
@@ -78,12 +84,23 @@ impl AgentConfig {
             missing.map_or(Ok(()), Err)?;
             check_available(&get)?;
         }
-        Ok(Self { enabled, ..Self::new(url, Credentials::ApiKey { key, secret }) })
+        let config = Self { enabled, ..Self::new(url, Credentials::ApiKey { key, secret }) };
+        if !enabled {
+            return Ok(config);
+        }
+        let Destination { store, dir, name } = destination(None, &get)?;
+        let name = name.map(NameTemplate::parse).transpose();
+        let name = name.map_err(|error| ConfigError::Invalid { key: "name", why: error.to_string() })?;
+        Ok(Self { out: dir, store, name, ..config })
     }
 
     fn for_room(&self, room: &str) -> Config {
         let mut config = Config::new(&self.url, self.credentials.clone(), room);
         config.out.clone_from(&self.out);
+        config.store.clone_from(&self.store);
+        if let Some(name) = &self.name {
+            config.name.clone_from(name);
+        }
         config
     }
 }
@@ -117,9 +134,6 @@ fn start(config: &AgentConfig, call: Config) -> Option<RecordingHandle> {
 }
 
 fn check_available(get: &impl Fn(&str) -> Option<String>) -> Result<(), ConfigError> {
-    if get("S3_RECORDING_BUCKET").is_some() {
-        return Err(ConfigError::NotAvailable { what: "S3_RECORDING_BUCKET".into() });
-    }
     match get("RECORDING_FILE_FORMAT").as_deref() {
         None | Some("ogg") => {}
         Some(format @ ("mp4" | "webm")) => {
@@ -176,10 +190,20 @@ mod tests {
     }
 
     #[test]
+    fn calls_go_into_the_bucket_under_the_names_that_are_known() {
+        let bucket = [("S3_RECORDING_BUCKET", "b"), ("AWS_ACCESS_KEY_ID", "k"), ("AWS_SECRET_ACCESS_KEY", "s")];
+        let config = env(&[&SERVER[..], &bucket].concat()).unwrap();
+        let call = config.for_room("room-abc123");
+        assert!(matches!(&call.store, Some(StoreConfig::S3(s3)) if s3.bucket == "b"), "{:?}", call.store);
+        assert_eq!(call.name, NameTemplate::parse("recordings/{room_name}_{YYYYMMDD_HHMMSS}.{ext}").unwrap());
+        let half = env(&[&SERVER[..], &bucket[..2]].concat()).unwrap_err();
+        assert!(matches!(half, ConfigError::Missing { key: "AWS_SECRET_ACCESS_KEY", .. }), "{half}");
+        assert!(env(&bucket[..2]).unwrap().store.is_none(), "nothing is asked of who does not record");
+    }
+
+    #[test]
     fn what_is_not_built_yet_says_so_by_its_name() {
-        for (name, value) in
-            [("S3_RECORDING_BUCKET", "b"), ("RECORDING_FILE_FORMAT", "mp4"), ("RECORDING_AUDIO_ONLY", "false")]
-        {
+        for (name, value) in [("RECORDING_FILE_FORMAT", "mp4"), ("RECORDING_AUDIO_ONLY", "false")] {
             let error = env(&[&SERVER[..], &[(name, value)]].concat()).unwrap_err();
             assert!(matches!(&error, ConfigError::NotAvailable { what } if what.contains(name)), "{error}");
         }
