@@ -15,7 +15,7 @@ use super::history::{Entry, Made, NewFile, Place, Started};
 use super::journal::Journal;
 use super::memory::Memory;
 use super::names::{Reserve, give_name, hex, manifest_of, numbered, part_of, sync_directory_of, with_suffix};
-use super::volume::Volume;
+use super::volume::{Turns, Volume};
 use super::{FileError, FileEvent, FileId, FinishedFile};
 
 /// How long the disk may take to finish a file before it counts as dead.
@@ -41,6 +41,7 @@ pub struct RecordingFiles {
     stem: PathBuf,
     journal: Arc<Journal>,
     volume: Arc<Volume>,
+    turns: Arc<Turns>,
     memory: Arc<Memory>,
     keep: Arc<AtomicBool>,
     files: Vec<SpoolFile>,
@@ -98,6 +99,7 @@ impl RecordingFiles {
             own,
             stem,
             journal,
+            turns: Turns::on(volume.clone()),
             volume,
             memory: memory.clone(),
             keep: Arc::default(),
@@ -137,6 +139,8 @@ impl RecordingFiles {
             events: self.events.clone(),
         };
         let growing = Growing::output(self.volume.clone(), self.memory.clone(), self.keep.clone(), output);
+        let making = growing.clone();
+        self.turns.run(move || making.make());
         let file = SpoolFile { id, what, growing, journal: self.journal.clone() };
         self.files.push(file.clone());
         file
@@ -229,7 +233,7 @@ impl RecordingFiles {
         job: impl FnOnce() -> Result<T, FileError> + Send + 'static,
     ) -> Result<T, FileError> {
         let (done, answer) = oneshot::channel();
-        self.volume.run(move || {
+        self.turns.run(move || {
             // Nobody waits any more.
             let _ = done.send(job());
         });
@@ -257,7 +261,7 @@ impl Drop for RecordingFiles {
         // Nothing was recorded, so there is nothing to recover.
         let (reserve, journal) = (self.reserve.clone(), self.journal.clone());
         let (spool, own) = (self.spool.clone(), self.own.clone());
-        self.volume.run(move || {
+        self.turns.run(move || {
             if let Some(place) = reserve.lock().unwrap_or_else(PoisonError::into_inner).take() {
                 place.abandon();
             }

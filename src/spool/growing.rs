@@ -127,12 +127,9 @@ impl Growing {
         Self::new(volume, memory, Plan::Journal(path), Arc::new(AtomicBool::new(true)), state, io)
     }
 
-    /// An Ogg file that is still to be made.
+    /// An Ogg file, which [`make`](Self::make) makes.
     pub fn output(volume: Arc<Volume>, memory: Arc<Memory>, keep: Arc<AtomicBool>, output: Output) -> Arc<Self> {
-        let growing = Self::new(volume, memory, Plan::Output(output), keep, State::default(), Io::default());
-        let file = growing.clone();
-        growing.volume.run(move || file.sync_now_and_again());
-        growing
+        Self::new(volume, memory, Plan::Output(output), keep, State::default(), Io::default())
     }
 
     fn new(
@@ -254,7 +251,8 @@ impl Growing {
         }
     }
 
-    fn sync_now_and_again(self: &Arc<Self>) {
+    /// Makes the file, and writes what waits for it. Waits for the disk.
+    pub fn make(self: &Arc<Self>) {
         self.sync_now();
         if self.is_failing() {
             self.wake();

@@ -4,14 +4,14 @@
 //! One thread writes and never waits for the disk: what it wrote outlasts the process. A few others do what does wait:
 //! sync, make, finish. A file system commits what is synced at once together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use crate::clock;
@@ -74,6 +74,55 @@ impl Volume {
     pub fn run(&self, job: impl FnOnce() + Send + 'static) {
         // As above.
         let _ = self.jobs.send(Box::new(job));
+    }
+}
+
+/// Jobs that take turns: each waits for those asked for before it, as files of one recording take their names in order.
+pub(super) struct Turns {
+    volume: Arc<Volume>,
+    /// The first is being done, and none where it has begun.
+    jobs: Mutex<VecDeque<Option<Job>>>,
+}
+
+impl std::fmt::Debug for Turns {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Turns").finish_non_exhaustive()
+    }
+}
+
+impl Turns {
+    /// Turns on the threads of `volume`.
+    pub fn on(volume: Arc<Volume>) -> Arc<Self> {
+        Arc::new(Self { volume, jobs: Mutex::default() })
+    }
+
+    /// Runs `job`, which may wait for the disk, after all that were asked for before.
+    pub fn run(self: &Arc<Self>, job: impl FnOnce() + Send + 'static) {
+        let mut jobs = self.jobs();
+        jobs.push_back(Some(Box::new(job)));
+        if jobs.len() == 1 {
+            self.next();
+        }
+    }
+
+    fn next(self: &Arc<Self>) {
+        let turns = self.clone();
+        self.volume.run(move || {
+            let job = turns.jobs().front_mut().and_then(Option::take);
+            if let Some(job) = job {
+                job();
+            }
+            let mut jobs = turns.jobs();
+            jobs.pop_front();
+            if !jobs.is_empty() {
+                turns.next();
+            }
+        });
+    }
+
+    fn jobs(&self) -> MutexGuard<'_, VecDeque<Option<Job>>> {
+        // Nothing panics while it is held.
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -183,6 +232,24 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn turns_are_taken_in_order_and_one_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let turns = Turns::on(Volume::of(dir.path()).unwrap());
+        let (done, all) = channel();
+        let busy = Arc::new(Mutex::new(()));
+        for n in 0..500 {
+            let (done, busy) = (done.clone(), busy.clone());
+            turns.run(move || {
+                let _alone = busy.try_lock().expect("one at a time");
+                std::thread::yield_now();
+                done.send(n).unwrap();
+            });
+        }
+        drop(done);
+        assert_eq!(all.iter().collect::<Vec<_>>(), (0..500).collect::<Vec<_>>());
+    }
 
     #[test]
     fn a_volume_has_one_writer_for_all() {
