@@ -28,8 +28,8 @@ build: ## the binary to ship, in the target directory's dist/
 	@tools/install rust debian
 	$(CARGO) build --profile dist --locked
 
-demo: ## record a conversation on a real LiveKit server into recordings/
-	@tools/install rust debian livekit
+demo: ## record a conversation on a real LiveKit server into an S3 bucket, and copy it to recordings/
+	@tools/install rust debian livekit versitygw
 	@tools/demo
 
 test: ## everything that must never break, a real server and the official SDK included
