@@ -8,9 +8,11 @@ use callreel::clock;
 use callreel::encode::{Mapping, OggInspector, OggOpusWriter, OpusHead, OpusTags};
 use callreel::recording::{Manifest, Outcome, Reason, RecordingResult};
 use callreel::spool::{JOURNAL_VERSION, Memory, NewFile, Place, RecordingFiles, Reservation, SpoolFile, Started};
-use callreel::store::Store;
+use callreel::store::{S3Config, Store};
 use callreel::testkit::audio::generate;
-use callreel::testkit::{LiveKitServer, Publisher, PublisherConfig, StorageServer, TrackOptions, scaled};
+use callreel::testkit::{
+    LiveKitServer, Publisher, PublisherConfig, Relay, RelayFault, StorageServer, Tier, TrackOptions, scaled, tier,
+};
 use callreel::time::SampleCount;
 use callreel::upload::{self, LiveState, Upload, UploadConfig, UploadPlan};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
@@ -24,15 +26,21 @@ const TAIL_EVERY: Duration = Duration::from_secs(1);
 /// `callreel` with the credentials of a storage server and nothing else of this process's environment that it would
 /// listen to.
 fn callreel(storage: &StorageServer) -> Command {
+    callreel_with(storage.s3_config("calls"))
+}
+
+fn callreel_with(s3: S3Config) -> Command {
     let mut command = Command::new(CALLREEL);
     for (name, _) in std::env::vars() {
         if ["LIVEKIT", "CALLREEL", "S3_", "AWS_", "GOOGLE_"].iter().any(|prefix| name.starts_with(prefix)) {
             command.env_remove(name);
         }
     }
-    let s3 = storage.s3_config("calls");
-    command.env("S3_ENDPOINT", storage.endpoint()).env("S3_REGION", "us-east-1");
+    command.env("S3_ENDPOINT", s3.endpoint.unwrap()).env("S3_REGION", "us-east-1");
     command.env("S3_ACCESS_KEY", s3.access_key.unwrap()).env("S3_SECRET", s3.secret.unwrap().expose());
+    if let Some(token) = s3.session_token {
+        command.env("S3_SESSION_TOKEN", token.expose());
+    }
     command.env("AWS_EC2_METADATA_DISABLED", "true").env("RUST_LOG", "warn,callreel=debug");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     command
@@ -50,8 +58,12 @@ struct Recorder {
 
 impl Recorder {
     async fn start(server: &LiveKitServer, storage: &StorageServer, name: &str, more: &[&str]) -> Self {
+        Self::start_with(server, storage.s3_config("calls"), name, more).await
+    }
+
+    async fn start_with(server: &LiveKitServer, s3: S3Config, name: &str, more: &[&str]) -> Self {
         let spool = tempfile::tempdir().unwrap();
-        let mut command = callreel(storage);
+        let mut command = callreel_with(s3);
         command.args(["record", "--url", &server.url(), "--room", name, "--name", name, "--out", "s3://calls/2026"]);
         command.args(["--departure-timeout", "60s", "--tail-every", "1s"]).args(more).arg("--spool").arg(spool.path());
         command.env("LIVEKIT_API_KEY", server.api_key()).env("LIVEKIT_API_SECRET", server.api_secret());
@@ -73,6 +85,12 @@ impl Recorder {
                 None => panic!("it never said {word:?}, but {:#?}", self.said),
             }
         }
+    }
+
+    /// Waits until the recorder says something that it says from now on.
+    async fn says_anew(&mut self, word: &str) {
+        self.said.clear();
+        self.says(word).await;
     }
 
     fn terminate(&self) {
@@ -476,4 +494,60 @@ async fn check_says_what_works_and_leaves_nothing_behind() {
     let (code, said) = check("s3://nowhere", "wrong").await;
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("FAILED  write an object") && said.contains("FAILED  join LiveKit"), "{said}");
+}
+
+#[tokio::test]
+async fn whatever_the_way_to_the_store_does_the_call_is_whole_at_the_end() {
+    let server = LiveKitServer::start().await.unwrap();
+    let storage = StorageServer::versitygw().await.unwrap();
+    let store = storage.store("calls").await.unwrap();
+    let relay = Relay::open(([127, 0, 0, 1], storage.port()).into()).await.unwrap();
+    let s3 = S3Config { endpoint: Some(relay.url()), ..storage.s3_config("calls") };
+    let mut recorder = Recorder::start_with(&server, s3, "faults", &["--outputs", "mix,dual"]).await;
+    recorder.says("will be uploaded").await;
+    let mut faults = vec![
+        RelayFault::Refuses,
+        RelayFault::CutsAfter(300),
+        RelayFault::Answers(500),
+        RelayFault::Answers(503),
+        RelayFault::Answers(403),
+    ];
+    if tier() != Tier::Test {
+        faults.extend([RelayFault::Silent, RelayFault::Slow(200)]);
+    }
+    for fault in faults {
+        relay.set(fault);
+        recorder.says_anew("the upload does not get on").await;
+        relay.set(RelayFault::None);
+        recorder.says_anew("the upload goes on").await;
+    }
+    relay.set(RelayFault::Slow(20_000));
+    recorder.terminate();
+    recorder.says("stopping").await;
+    let (result, took) = recorder.finish().await;
+    println!("at 20 kB/s the end takes {:.1} s", took.as_secs_f64());
+    assert_eq!(result.outcome, Outcome::Complete, "{:?}", result.reasons);
+    let manifest = judge(&storage, &store, "faults").await;
+    assert_eq!(manifest.tracks.len(), 1);
+    assert_eq!(manifest.tracks[0].ledger.sums.get(callreel::capture::Reason::Lost).0, 0, "capture misses nothing");
+}
+
+#[tokio::test]
+async fn keys_that_may_not_delete_make_whole_recordings() {
+    let server = LiveKitServer::start().await.unwrap();
+    let storage = StorageServer::minio().await.unwrap();
+    let store = storage.store("calls").await.unwrap();
+    let allowed = ["s3:PutObject", "s3:GetObject", "s3:ListBucket"];
+    let s3 = storage.s3_config_allowing("calls", &allowed).await.unwrap();
+    let mut recorder = Recorder::start_with(&server, s3, "putonly", &[]).await;
+    recorder.says("may not delete").await;
+    recorder.voice.sent_at_least(200).await.unwrap();
+    let (result, _) = recorder.finish().await;
+    assert_eq!(result.outcome, Outcome::Complete, "{:?}", result.reasons);
+    let whole = store.get("2026/putonly.ogg", None).await.unwrap();
+    assert_eq!(whole.len() as u64, result.outputs[0].bytes);
+    let left: Vec<String> = keys(&store).await.into_iter().filter(|key| key.contains(".live/")).collect();
+    assert_eq!(left, ["2026/putonly.live/probe", "2026/putonly.live/state.json"], "what it costs");
+    let elsewhere = tempfile::tempdir().unwrap();
+    assert_eq!(recover(&storage, elsewhere.path(), &["--from-store", "s3://calls"]).await, [], "it is done");
 }
