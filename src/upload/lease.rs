@@ -5,6 +5,7 @@ use time::OffsetDateTime;
 
 use super::UploadError;
 use super::state::LiveState;
+use super::transfer::RECORDING_ID;
 use crate::store::{PutOptions, Store, StoreError};
 
 /// Who has not renewed a lease so many times has lost it.
@@ -18,7 +19,12 @@ pub(super) async fn reserve(store: &Store, state: &mut LiveState, ext: &str) -> 
         state.stem = if number == 0 { wanted.clone() } else { format!("{wanted}-{number}") };
         match store.put(&state.key(), state.write(), &options(true)).await {
             Ok(_) => {}
-            Err(StoreError::AlreadyExists(_)) => continue,
+            Err(StoreError::AlreadyExists(_)) => match read(store, &state.key()).await {
+                // Written before, and nobody waited for the answer.
+                Ok(Some(there)) if there.owner == state.owner => {}
+                Ok(_) | Err(UploadError::State(..)) => continue,
+                Err(error) => return Err(error),
+            },
             Err(error) => return Err(error.into()),
         }
         let taken = store.head(&format!("{}.{ext}", state.stem)).await?.is_some()
@@ -38,7 +44,16 @@ pub(super) async fn reserve(store: &Store, state: &mut LiveState, ext: &str) -> 
 pub(super) async fn renew(store: &Store, state: &LiveState) -> Result<(), UploadError> {
     match read(store, &state.key()).await? {
         Some(there) if there.owner != state.owner => return Err(UploadError::Lost(there.owner)),
-        Some(_) | None => {}
+        Some(_) => {}
+        // Somebody has finished the recording and tidied up, or emptied the bucket.
+        None => {
+            for file in &state.files {
+                let found = store.head(&file.key).await?;
+                if found.is_some_and(|found| found.metadata.get(RECORDING_ID) == Some(&state.recording_id)) {
+                    return Err(UploadError::Lost("finished already".into()));
+                }
+            }
+        }
     }
     store.put(&state.key(), state.write(), &options(false)).await?;
     Ok(())

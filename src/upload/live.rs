@@ -187,19 +187,41 @@ impl Live {
         loop {
             tokio::select! {
                 command = inbox.recv() => match command {
-                    Some(Command::Close(done)) => {
-                        self.clear().await;
-                        // Nobody waits any more.
-                        let _ = done.send(());
-                        return;
-                    }
                     Some(command) => self.obey(command).await,
                     None => return,
                 },
                 () = tokio::time::sleep_until(due.into()), if self.give_up_at.is_none() && self.lost.is_none() => {
-                    let told = self.round().await;
-                    self.tell(&told);
+                    let (told, came) = self.round_until_asked(&mut inbox).await;
+                    if let Some(told) = told {
+                        self.tell(&told);
+                    }
+                    for command in came {
+                        self.obey(command).await;
+                    }
                     due = clock::beat(clock::now(), self.every);
+                }
+            }
+        }
+    }
+
+    /// Goes its round, and gives that up where somebody asks for the end: it can be begun anew at any point. Gives what came
+    /// meanwhile.
+    async fn round_until_asked(
+        &mut self,
+        inbox: &mut mpsc::UnboundedReceiver<Command>,
+    ) -> (Option<Result<(), UploadError>>, Vec<Command>) {
+        let mut came = Vec::new();
+        let round = self.round();
+        tokio::pin!(round);
+        loop {
+            tokio::select! {
+                told = &mut round => return (Some(told), came),
+                Some(command) = inbox.recv() => {
+                    let can_wait = matches!(command, Command::Add(_) | Command::SoFar(_));
+                    came.push(command);
+                    if !can_wait {
+                        return (None, came);
+                    }
                 }
             }
         }
@@ -212,7 +234,8 @@ impl Live {
             Command::Complete(files, done) => {
                 let mut pause = FIRST;
                 let completed = loop {
-                    let tried = self.complete(&files).await;
+                    let tried = tokio::time::timeout_at(self.deadline(), self.complete(&files)).await;
+                    let tried = tried.unwrap_or(Err(UploadError::TooSlow));
                     if let Some(completed) = self.settle(tried, &mut pause).await {
                         break completed;
                     }
@@ -222,15 +245,26 @@ impl Live {
             Command::Beside { suffix, ext, bytes, done } => {
                 let mut pause = FIRST;
                 let put = loop {
-                    let tried = self.put_beside(&suffix, &ext, bytes.clone()).await;
+                    let put = self.put_beside(&suffix, &ext, bytes.clone());
+                    let tried = tokio::time::timeout_at(self.deadline(), put).await;
+                    let tried = tried.unwrap_or(Err(UploadError::TooSlow));
                     if let Some(put) = self.settle(tried, &mut pause).await {
                         break put;
                     }
                 };
                 let _ = done.send(put);
             }
-            Command::Close(_) => {}
+            Command::Close(done) => {
+                self.clear().await;
+                // Nobody waits any more.
+                let _ = done.send(());
+            }
         }
+    }
+
+    /// When the store has had its time.
+    fn deadline(&mut self) -> tokio::time::Instant {
+        (*self.give_up_at.get_or_insert_with(|| clock::now() + self.patience)).into()
     }
 
     fn add(&mut self, file: SpoolFile) {
@@ -246,7 +280,7 @@ impl Live {
         tried: Result<T, UploadError>,
         pause: &mut Duration,
     ) -> Option<Result<T, UploadError>> {
-        let give_up_at = *self.give_up_at.get_or_insert_with(|| clock::now() + self.patience);
+        let give_up_at = self.deadline().into_std();
         self.tell(&tried);
         match tried {
             Err(error) if error.is_retryable() && clock::now() + *pause < give_up_at => {

@@ -64,6 +64,9 @@ pub enum UploadError {
     /// Another's object has the name, and what is in the store cannot be given another.
     #[error("{0} belongs to another recording")]
     NameTaken(String),
+    /// The store had its time at the end of the recording, and more to do.
+    #[error("the store was too slow")]
+    TooSlow,
     /// What the bucket says makes no sense.
     #[error("{0}: {1}")]
     State(String, String),
@@ -74,7 +77,7 @@ impl UploadError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Store(error) => error.is_retryable(),
-            Self::Spool(_) | Self::Lost(_) | Self::NameTaken(_) | Self::State(..) => false,
+            Self::Spool(_) | Self::Lost(_) | Self::NameTaken(_) | Self::TooSlow | Self::State(..) => false,
         }
     }
 }
