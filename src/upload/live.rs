@@ -144,7 +144,9 @@ impl Upload {
         self.send(Command::Close(done));
         // A task that is gone has nothing to remove.
         let _ = answer.await;
-        let _ = self.task.await;
+        let Self { commands, task, .. } = self;
+        drop(commands);
+        let _ = task.await;
     }
 
     async fn ask<T>(
@@ -245,8 +247,9 @@ impl Live {
             Command::Beside { suffix, ext, bytes, done } => {
                 let mut pause = FIRST;
                 let put = loop {
+                    let deadline = self.deadline();
                     let put = self.put_beside(&suffix, &ext, bytes.clone());
-                    let tried = tokio::time::timeout_at(self.deadline(), put).await;
+                    let tried = tokio::time::timeout_at(deadline, put).await;
                     let tried = tried.unwrap_or(Err(UploadError::TooSlow));
                     if let Some(put) = self.settle(tried, &mut pause).await {
                         break put;
@@ -255,7 +258,9 @@ impl Live {
                 let _ = done.send(put);
             }
             Command::Close(done) => {
-                self.clear().await;
+                if tokio::time::timeout_at(self.deadline() + AGAIN, self.clear()).await.is_err() {
+                    tracing::warn!("the store is too slow to let go of what served the upload, which stays");
+                }
                 // Nobody waits any more.
                 let _ = done.send(());
             }
