@@ -21,7 +21,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::{Config, ConfigError, Destination, NameTemplate, destination};
+use crate::config::{Config, ConfigError, ConfigFile, Destination, NameTemplate, destination};
 use crate::recording::{EndsWith, Recorder, RecordingHandle};
 use crate::room::Credentials;
 use crate::store::StoreConfig;
@@ -88,7 +88,7 @@ impl AgentConfig {
         if !enabled {
             return Ok(config);
         }
-        let Destination { store, dir, name } = destination(None, &get)?;
+        let Destination { store, dir, name } = destination(None, &ConfigFile::default(), &get)?;
         let name = name.map(NameTemplate::parse).transpose();
         let name = name.map_err(|error| ConfigError::Invalid { key: "name", why: error.to_string() })?;
         Ok(Self { out: dir, store, name, ..config })

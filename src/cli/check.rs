@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::clock;
-use crate::config::{Destination, destination};
+use crate::config::{ConfigFile, Destination, destination};
 use crate::room::{Credentials, Room, RoomConfig, RoomEvent};
 use crate::store::{Attributes, LocalConfig, PutOptions, Store, StoreConfig, StoreError};
 
@@ -23,6 +23,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
     after_help = "Nothing is left behind: the object that is written is deleted, and the room is empty again.\n\nExit codes: 0 everything works, 1 something does not, 2 bad usage."
 )]
 pub struct Args {
+    /// A YAML file; flags and the environment go before it
+    #[arg(long, env = "CONFIG_FILE", value_name = "FILE")]
+    config: Option<PathBuf>,
     /// LiveKit server, as ws://, wss://, http:// or https://; without, joining is not tried
     #[arg(long, env = "LIVEKIT_URL", value_name = "URL")]
     url: Option<String>,
@@ -42,7 +45,10 @@ pub struct Args {
 
 /// Tries everything, and prints a line for each thing.
 pub fn run(args: Args) -> ExitCode {
-    let to = match destination(args.out.as_deref(), &|name| std::env::var(name).ok()) {
+    let environment = |name: &str| std::env::var(name).ok();
+    let file = args.config.as_deref().map_or(Ok(ConfigFile::default()), |path| ConfigFile::read(path, &environment));
+    let to = file.and_then(|file| Ok((destination(args.out.as_deref(), &file, &environment)?, file)));
+    let (to, file) = match to {
         Ok(to) => to,
         Err(error) => {
             eprintln!("error: {error}");
@@ -59,7 +65,7 @@ pub fn run(args: Args) -> ExitCode {
     let mut report = Report { all_well: true };
     runtime.block_on(async {
         check_store(&to, &mut report).await;
-        check_room(args, &mut report).await;
+        check_room(args, file, &mut report).await;
     });
     if report.all_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -132,12 +138,14 @@ async fn check_store(to: &Destination, report: &mut Report) {
     }
 }
 
-async fn check_room(args: Args, report: &mut Report) {
-    let Some(url) = args.url.or(args.host) else {
+async fn check_room(args: Args, file: ConfigFile, report: &mut Report) {
+    let Some(url) = args.url.or(args.host).or(file.livekit_host) else {
         println!("-       LiveKit is not tried: neither --url nor LIVEKIT_URL is given");
         return;
     };
-    let (Some(key), Some(secret)) = (args.api_key, args.api_secret) else {
+    let key = args.api_key.or(file.livekit_api_key);
+    let secret = args.api_secret.or(file.livekit_api_secret.map(|secret| secret.expose().to_owned()));
+    let (Some(key), Some(secret)) = (key, secret) else {
         println!("-       LiveKit is not tried: it takes LIVEKIT_API_KEY and LIVEKIT_API_SECRET");
         return;
     };

@@ -10,7 +10,7 @@ use clap::builder::FalseyValueParser;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::analysis::AnalysisConfig;
-use crate::config::{Config, ConfigError, NameTemplate, OutputKind, SideRule, SideRules, destination};
+use crate::config::{Config, ConfigError, ConfigFile, NameTemplate, OutputKind, SideRule, SideRules, destination, duration};
 use crate::encode::{EncodeError, FrameDuration, OpusConfig};
 use crate::mix::Mixing;
 use crate::recording::{Recorder, RecordingHandle, RecordingResult, StopReason};
@@ -37,6 +37,9 @@ SIGINT and SIGTERM finish the recording; a second one gives up the wait for it."
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct Args {
+    /// A YAML file; flags and the environment go before it
+    #[arg(long, env = "CONFIG_FILE", value_name = "FILE")]
+    config: Option<PathBuf>,
     /// LiveKit server, as ws://, wss://, http:// or https://
     #[arg(long, env = "LIVEKIT_URL", value_name = "URL")]
     url: Option<String>,
@@ -227,8 +230,19 @@ async fn stop_on_signal(handle: RecordingHandle) {
 
 impl Args {
     fn into_config(self) -> Result<Config, ConfigError> {
-        let url = self.url.or(self.host).ok_or(ConfigError::Missing { key: "url", hint: "--url or LIVEKIT_URL" })?;
-        let credentials = match (self.token, self.api_key, self.api_secret) {
+        let environment = |name: &str| std::env::var(name).ok();
+        let file = self.config.as_deref().map(|path| ConfigFile::read(path, &environment)).transpose()?;
+        let file = file.unwrap_or_default();
+        let url = self.url.or(self.host).or_else(|| file.livekit_host.clone());
+        let url = url.ok_or(ConfigError::Missing { key: "url", hint: "--url or LIVEKIT_URL" })?;
+        let (api_key, api_secret) = match (self.api_key, self.api_secret) {
+            (None, None) => {
+                let secret = file.livekit_api_secret.as_ref().map(|secret| secret.expose().to_owned());
+                (file.livekit_api_key.clone(), secret)
+            }
+            given => given,
+        };
+        let credentials = match (self.token, api_key, api_secret) {
             (Some(token), _, _) => Credentials::Token(token),
             (None, Some(key), Some(secret)) => Credentials::ApiKey { key, secret },
             (None, Some(_), None) => {
@@ -249,13 +263,14 @@ impl Args {
         }
         let mut config = Config::new(url, credentials, self.room.unwrap_or_default());
         config.identity = self.identity;
-        let to = destination(self.out.as_deref(), &|name| std::env::var(name).ok())?;
+        let to = destination(self.out.as_deref(), &file, &environment)?;
         config.out = to.dir;
         config.store = to.store;
         config.upload.tail_every = Some(self.tail_every).filter(|every| !every.is_zero());
         config.upload.patience = self.upload_patience;
         config.spool = self.spool;
-        if let Some(name) = self.name.as_deref().or(self.file_path.as_deref()).or(to.name) {
+        let named = self.name.as_deref().or(self.file_path.as_deref()).or(file.file_path.as_deref());
+        if let Some(name) = named.or(to.name) {
             config.name =
                 NameTemplate::parse(name).map_err(|e| ConfigError::Invalid { key: "name", why: e.to_string() })?;
         }
@@ -310,21 +325,6 @@ fn gain_of(text: &str) -> Result<(String, f32), ConfigError> {
     Ok((who.to_owned(), decibels))
 }
 
-/// Reads `90`, `90s`, `45m`, `4h` or `500ms`.
-fn duration(text: &str) -> Result<Duration, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| format!("{text:?} is no time; write 90s, 45m or 4h"))?;
-    let millis = match unit {
-        "ms" => Some(number),
-        "" | "s" => number.checked_mul(1000),
-        "m" => number.checked_mul(60_000),
-        "h" => number.checked_mul(3_600_000),
-        _ => return Err(format!("{unit:?} is no unit of time; known are ms, s, m and h")),
-    };
-    millis.map(Duration::from_millis).ok_or_else(|| format!("{text:?} is too long"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -336,15 +336,5 @@ mod tests {
         for text in ["alice", "=3", "alice=", "alice=loud"] {
             assert!(gain_of(text).unwrap_err().to_string().contains("alice=-6"), "{text}");
         }
-    }
-
-    #[test]
-    fn times_are_read_with_their_units() {
-        assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
-        assert_eq!(duration("1500ms"), Ok(Duration::from_millis(1500)));
-        assert_eq!(duration("4h"), Ok(Duration::from_secs(4 * 3600)));
-        assert!(duration("4d").unwrap_err().contains("no unit"));
-        assert!(duration("soon").unwrap_err().contains("no time"));
-        assert!(duration("99999999999999999999h").is_err());
     }
 }

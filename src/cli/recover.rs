@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::config::{default_spool, destination};
+use crate::config::{ConfigError, ConfigFile, default_spool, destination};
 use crate::recording::{RecordingResult, Recovered, recover, recover_from_store};
 use crate::store::{LocalConfig, Store, StoreConfig, StoreError};
 
@@ -23,6 +23,9 @@ const WATCH_EVERY: Duration = Duration::from_secs(5);
     after_help = "Prints one line a recording, as `record` does at its end.\n\nExit codes: 0 nothing is left to recover, 1 a recording or the spool could not be dealt with, 2 bad usage."
 )]
 pub struct Args {
+    /// A YAML file; flags and the environment go before it
+    #[arg(long, env = "CONFIG_FILE", value_name = "FILE")]
+    config: Option<PathBuf>,
     /// The directory of journals [default: .spool in the directory for recordings]
     #[arg(long, env = "CALLREEL_SPOOL", value_name = "DIR")]
     spool: Option<PathBuf>,
@@ -44,17 +47,18 @@ pub struct Args {
 pub fn run(args: &Args) -> ExitCode {
     logging::start(args.log_format, "info");
     let environment = |name: &str| std::env::var(name).ok();
-    let to = match destination(args.out.as_deref().or(args.from_store.as_deref()), &environment) {
-        Ok(to) => to,
+    let places = || -> Result<_, ConfigError> {
+        let file = args.config.as_deref().map(|path| ConfigFile::read(path, &environment)).transpose()?;
+        let file = file.unwrap_or_default();
+        let to = destination(args.out.as_deref().or(args.from_store.as_deref()), &file, &environment)?;
+        let from = args.from_store.as_deref().map(|url| destination(Some(url), &file, &environment)).transpose()?;
+        Ok((to, from))
+    };
+    let (to, from) = match places() {
+        Ok(places) => places,
         Err(error) => return bad_usage(&error),
     };
-    let from = match &args.from_store {
-        Some(url) => match destination(Some(url), &environment) {
-            Ok(from) => Some(from.store.unwrap_or(StoreConfig::Local(LocalConfig { dir: from.dir }))),
-            Err(error) => return bad_usage(&error),
-        },
-        None => None,
-    };
+    let from = from.map(|from| from.store.unwrap_or(StoreConfig::Local(LocalConfig { dir: from.dir })));
     let spool = args.spool.clone().unwrap_or_else(|| default_spool(&to.dir));
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

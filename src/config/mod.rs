@@ -1,5 +1,6 @@
 //! What to record and how: one typed [`Config`], checked before anything starts.
 
+mod file;
 mod name;
 mod side;
 mod storage;
@@ -9,6 +10,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +23,7 @@ use crate::room::{Credentials, TransportPolicy};
 use crate::store::StoreConfig;
 use crate::upload::UploadConfig;
 
+pub use file::{AliOss, Azure, ConfigFile, Gcp, S3, Storage, Text, Time};
 pub use name::{NameError, NameTemplate, NameValues};
 pub use side::{SideRule, SideRules};
 pub use storage::{Destination, destination};
@@ -255,6 +258,21 @@ pub fn new_recording_id() -> String {
     ulid::Ulid::new().to_string()
 }
 
+/// Reads `90`, `90s`, `45m`, `4h` or `500ms`.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| format!("{text:?} is no time; write 90s, 45m or 4h"))?;
+    let millis = match unit {
+        "ms" => Some(number),
+        "" | "s" => number.checked_mul(1000),
+        "m" => number.checked_mul(60_000),
+        "h" => number.checked_mul(3_600_000),
+        _ => return Err(format!("{unit:?} is no unit of time; known are ms, s, m and h")),
+    };
+    millis.map(Duration::from_millis).ok_or_else(|| format!("{text:?} is too long"))
+}
+
 fn default_name() -> NameTemplate {
     NameTemplate::parse("{room_name}-{time}").expect("a template of known variables")
 }
@@ -301,5 +319,15 @@ mod tests {
         let mut config = config("ws://x");
         config.credentials = Credentials::ApiKey { key: "k".into(), secret: "hunter2".into() };
         assert!(!format!("{config:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn times_are_read_with_their_units() {
+        assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("1500ms"), Ok(Duration::from_millis(1500)));
+        assert_eq!(duration("4h"), Ok(Duration::from_secs(4 * 3600)));
+        assert!(duration("4d").unwrap_err().contains("no unit"));
+        assert!(duration("soon").unwrap_err().contains("no time"));
+        assert!(duration("99999999999999999999h").is_err());
     }
 }

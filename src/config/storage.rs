@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::ConfigError;
+use super::{ConfigError, ConfigFile};
 use crate::store::{AzureConfig, GcsConfig, OssConfig, S3Config, Secret, StoreConfig};
 
 /// Where recordings go.
@@ -56,22 +56,33 @@ const CHOICES: [Choice; 6] = [
 /// What [`S3_BUCKET`](CHOICES) means where a workflow waits for the end of an egress.
 const EGRESS_NAME: &str = "recordings/{job_id}.{ext}";
 
+/// The name of recordings into a store that a file configures.
+const FILE_NAME: &str = "recordings/{room_name}-{time}";
+
 /// The directory where nothing else is said.
 const DEFAULT_DIR: &str = "./recordings";
 
-/// Reads where recordings go: `out` (a directory or the URL of a store), else the one store whose bucket variable is set,
-/// else `./recordings`. Credentials, region and endpoint come from `env` in any case; a variable that is empty is not set.
+/// Reads where recordings go: `out` (a directory or the URL of a store), else the one store whose bucket variable is set, else
+/// what `file` says, else `./recordings`. Credentials, region and endpoint come from `env` in any case; a variable that is empty is not set.
 ///
 /// # Errors
 /// [`ConfigError`] for a URL that makes no sense, for several bucket variables at once, and for half of a pair of keys.
-pub fn destination(out: Option<&str>, env: &dyn Fn(&str) -> Option<String>) -> Result<Destination, ConfigError> {
+pub fn destination(
+    out: Option<&str>,
+    file: &ConfigFile,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Destination, ConfigError> {
     let env = |name: &str| env(name).filter(|value| !value.is_empty());
     if let Some(out) = out {
         return from_out(out, &env);
     }
     let chosen: Vec<&Choice> = CHOICES.iter().filter(|choice| env(choice.bucket).is_some()).collect();
     match chosen[..] {
-        [] => Ok(Destination { store: None, dir: DEFAULT_DIR.into(), name: None }),
+        [] => {
+            let store = file.storage.store()?;
+            let name = store.as_ref().map(|_| FILE_NAME);
+            Ok(Destination { store, dir: DEFAULT_DIR.into(), name })
+        }
         [choice] => {
             let bucket = env(choice.bucket).unwrap_or_default();
             let is_egress = matches!(choice.provider, Provider::S3) && env("EGRESS_WEBHOOK_URL").is_some();
@@ -188,7 +199,7 @@ fn keys(
 }
 
 /// Endpoints are often written without a scheme.
-fn with_scheme(endpoint: String) -> String {
+pub(super) fn with_scheme(endpoint: String) -> String {
     if endpoint.contains("://") { endpoint } else { format!("https://{endpoint}") }
 }
 
@@ -197,7 +208,7 @@ mod tests {
     use super::*;
 
     fn read(out: Option<&str>, env: &[(&str, &str)]) -> Result<Destination, ConfigError> {
-        destination(out, &|name| env.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned()))
+        destination(out, &ConfigFile::default(), &|name| env.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned()))
     }
 
     fn s3(destination: Destination) -> S3Config {

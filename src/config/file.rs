@@ -1,0 +1,343 @@
+//! The configuration file: YAML with the keys that deployed recorders use. `${NAME}` stands for an environment variable.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+
+use super::ConfigError;
+use crate::store::{
+    AssumeRole, AzureConfig, Checksum, Encryption, GcsConfig, OssConfig, ProxyConfig, Retention, RetryConfig, S3Config,
+    Secret, StoreConfig,
+};
+
+/// What a configuration file says. Flags and the environment say it louder.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ConfigFile {
+    /// The LiveKit server.
+    pub livekit_host: Option<String>,
+    /// Its API key.
+    pub livekit_api_key: Option<String>,
+    /// The key's secret.
+    pub livekit_api_secret: Option<Secret>,
+    /// The key that LiveKit signs its webhooks with; for the service.
+    pub webhook_api_key: Option<String>,
+    /// The service's port.
+    pub listen_port: Option<Text>,
+    /// The layout of video; for the service.
+    pub layout: Option<String>,
+    /// `MP4`, `WEBM` or `OGG`.
+    pub file_type: Option<String>,
+    /// The name template.
+    pub file_path: Option<String>,
+    /// Where recordings go.
+    pub storage: Storage,
+}
+
+/// A value that people write with or without quotes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Text(pub String);
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Either {
+            Number(u64),
+            Text(String),
+        }
+        Ok(Self(match Either::deserialize(deserializer)? {
+            Either::Number(number) => number.to_string(),
+            Either::Text(text) => text,
+        }))
+    }
+}
+
+/// Where recordings go: one of these.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Storage {
+    /// S3 and its relatives.
+    pub s3: Option<S3>,
+    /// Azure Blob Storage.
+    pub azure: Option<Azure>,
+    /// Google Cloud Storage.
+    pub gcp: Option<Gcp>,
+    /// Alibaba Cloud OSS.
+    pub alioss: Option<AliOss>,
+}
+
+/// `storage.s3`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs, reason = "as in S3Config")]
+pub struct S3 {
+    pub bucket: String,
+    pub prefix: String,
+    pub region: Option<String>,
+    pub endpoint: Option<String>,
+    pub access_key: Option<String>,
+    pub secret: Option<Secret>,
+    pub session_token: Option<Secret>,
+    pub path_style: Option<bool>,
+    pub assume_role: Option<AssumeRole>,
+    pub sse: Option<Encryption>,
+    pub kms_key: Option<String>,
+    pub storage_class: Option<String>,
+    pub tags: BTreeMap<String, String>,
+    pub content_disposition: Option<String>,
+    pub retention: Option<Retention>,
+    pub checksum: Checksum,
+    pub part_size: Option<u64>,
+    pub max_retries: Option<u32>,
+    pub min_retry_delay: Option<Time>,
+    pub max_retry_delay: Option<Time>,
+    /// Known, and without meaning here: `RUST_LOG` says what is logged.
+    pub aws_log_level: Option<String>,
+    pub proxy_config: Option<ProxyConfig>,
+}
+
+/// `storage.azure`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs, reason = "as in AzureConfig")]
+pub struct Azure {
+    pub account_name: String,
+    pub account_key: Option<Secret>,
+    pub container_name: String,
+    pub prefix: String,
+    pub endpoint: Option<String>,
+    pub proxy_config: Option<ProxyConfig>,
+}
+
+/// `storage.gcp`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs, reason = "as in GcsConfig")]
+pub struct Gcp {
+    pub credentials_json: Option<Secret>,
+    pub bucket: String,
+    pub prefix: String,
+    pub proxy_config: Option<ProxyConfig>,
+}
+
+/// `storage.alioss`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs, reason = "as in OssConfig")]
+pub struct AliOss {
+    pub access_key: String,
+    pub secret: Secret,
+    pub region: String,
+    pub endpoint: Option<String>,
+    pub bucket: String,
+    pub prefix: String,
+    pub proxy_config: Option<ProxyConfig>,
+}
+
+/// `500ms`, `5s`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Time(pub Duration);
+
+impl<'de> Deserialize<'de> for Time {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        super::duration(&text).map(Self).map_err(serde::de::Error::custom)
+    }
+}
+
+impl ConfigFile {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`] with the file's path and what is wrong where: it cannot be read, a variable is not set, a key
+    /// is unknown, a value has no sense.
+    pub fn read(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let invalid = |why: String| ConfigError::Invalid { key: "config", why: format!("{}: {why}", path.display()) };
+        let text = std::fs::read_to_string(path).map_err(|error| invalid(error.to_string()))?;
+        Self::parse(&text, env).map_err(invalid)
+    }
+
+    fn parse(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, String> {
+        let expanded = expand(text, env)?;
+        if expanded.trim().is_empty() {
+            return Ok(Self::default());
+        }
+        serde_saphyr::from_str(&expanded).map_err(|error| error.to_string())
+    }
+}
+
+impl Storage {
+    /// The store that is configured; none where there is none.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`] where there is more than one.
+    pub fn store(&self) -> Result<Option<StoreConfig>, ConfigError> {
+        let Self { s3, azure, gcp, alioss } = self.clone();
+        let mut all: Vec<StoreConfig> = Vec::new();
+        all.extend(s3.map(S3::into));
+        all.extend(azure.map(Azure::into));
+        all.extend(gcp.map(Gcp::into));
+        all.extend(alioss.map(AliOss::into));
+        if all.len() > 1 {
+            let why = "Only one storage provider can be configured".into();
+            return Err(ConfigError::Invalid { key: "storage", why });
+        }
+        Ok(all.pop())
+    }
+}
+
+impl From<S3> for StoreConfig {
+    fn from(s3: S3) -> Self {
+        let known = RetryConfig::default();
+        let retry = RetryConfig {
+            max_retries: s3.max_retries.unwrap_or(known.max_retries),
+            min_retry_delay: s3.min_retry_delay.map_or(known.min_retry_delay, |time| time.0),
+            max_retry_delay: s3.max_retry_delay.map_or(known.max_retry_delay, |time| time.0),
+            ..known
+        };
+        Self::S3(S3Config {
+            bucket: s3.bucket,
+            prefix: s3.prefix,
+            region: s3.region,
+            endpoint: s3.endpoint.map(super::storage::with_scheme),
+            access_key: s3.access_key,
+            secret: s3.secret,
+            session_token: s3.session_token,
+            path_style: s3.path_style,
+            assume_role: s3.assume_role,
+            sse: s3.sse,
+            kms_key: s3.kms_key,
+            storage_class: s3.storage_class,
+            tags: s3.tags,
+            content_disposition: s3.content_disposition,
+            retention: s3.retention,
+            checksum: s3.checksum,
+            part_size: s3.part_size,
+            retry,
+            proxy: s3.proxy_config,
+            ..S3Config::default()
+        })
+    }
+}
+
+impl From<Azure> for StoreConfig {
+    fn from(azure: Azure) -> Self {
+        let Azure { account_name: account, account_key: key, container_name: container, prefix, endpoint, .. } = azure;
+        let proxy = azure.proxy_config;
+        Self::Azure(AzureConfig { account, key, container, prefix, endpoint, proxy, ..AzureConfig::default() })
+    }
+}
+
+impl From<Gcp> for StoreConfig {
+    fn from(gcp: Gcp) -> Self {
+        let Gcp { credentials_json: credentials, bucket, prefix, proxy_config: proxy } = gcp;
+        Self::Gcs(GcsConfig { credentials, bucket, prefix, proxy, ..GcsConfig::default() })
+    }
+}
+
+impl From<AliOss> for StoreConfig {
+    fn from(oss: AliOss) -> Self {
+        let AliOss { access_key, secret, region, endpoint, bucket, prefix, proxy_config: proxy } = oss;
+        let endpoint = endpoint.map(super::storage::with_scheme);
+        Self::Oss(OssConfig { access_key, secret, region, endpoint, bucket, prefix, proxy, ..OssConfig::default() })
+    }
+}
+
+/// Puts values of variables in the place of `${NAME}`; `$${` is a dollar sign and a brace.
+fn expand(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
+    let mut expanded = String::new();
+    for (number, line) in text.split_inclusive('\n').enumerate() {
+        let number = number + 1;
+        let mut rest = line;
+        // What stands in a comment is not looked up.
+        let code = line.find(" #").map_or(line.len(), |at| at);
+        if line.trim_start().starts_with('#') {
+            expanded.push_str(line);
+            continue;
+        }
+        while let Some(at) = rest.find("${") {
+            if line.len() - rest.len() + at > code {
+                break;
+            }
+            if rest[..at].ends_with('$') {
+                expanded.push_str(&rest[..at + 2]);
+                expanded.remove(expanded.len() - 3);
+                rest = &rest[at + 2..];
+                continue;
+            }
+            let end = rest[at..].find('}').ok_or_else(|| format!("line {number}: a ${{ without its }}"))?;
+            let name = &rest[at + 2..at + end];
+            let value = env(name).ok_or_else(|| format!("line {number}: the variable {name} is not set"))?;
+            if value.contains(['\n', '\r']) {
+                return Err(format!("line {number}: the variable {name} has several lines"));
+            }
+            expanded.push_str(&rest[..at]);
+            expanded.push_str(&value);
+            rest = &rest[at + end + 1..];
+        }
+        expanded.push_str(rest);
+    }
+    Ok(expanded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<ConfigFile, String> {
+        ConfigFile::parse(text, &|name| (name == "SECRET").then(|| "s3cr3t".to_owned()))
+    }
+
+    #[test]
+    fn a_file_as_deployed_recorders_have_it() {
+        let file = parse(
+            r#"
+livekit_host: "http://livekit-server.svc.cluster.local:7880"
+livekit_api_key: "k"
+livekit_api_secret: "${SECRET}"
+listen_port: "8080"
+layout: "grid-16"            # speaker-light, ${NOT} looked up
+file_type: "MP4"
+file_path: "recordings/{room_name}-{time}"
+storage:
+  s3:
+    {bucket: b, region: us-east-1, access_key: k, secret: "${SECRET}", endpoint: e.example, max_retries: 7,
+     max_retry_delay: "5s", min_retry_delay: "500ms", aws_log_level: "LogOff",
+     proxy_config: {url: "http://proxy:8080", username: u, password: p}}
+"#,
+        )
+        .unwrap();
+        assert_eq!(file.livekit_api_secret.as_ref().map(Secret::expose), Some("s3cr3t"));
+        assert_eq!(file.listen_port, Some(Text("8080".into())));
+        let Some(StoreConfig::S3(s3)) = file.storage.store().unwrap() else { panic!("{file:?}") };
+        assert_eq!((&*s3.bucket, s3.endpoint.as_deref()), ("b", Some("https://e.example")));
+        assert_eq!((s3.retry.max_retries, s3.retry.min_retry_delay), (7, Duration::from_millis(500)));
+        assert_eq!(s3.proxy.unwrap().username.as_deref(), Some("u"));
+    }
+
+    #[test]
+    fn nothing_is_a_file_too() {
+        assert_eq!(parse("").unwrap(), ConfigFile::default());
+        assert_eq!(parse("listen_port: 8080\n").unwrap().listen_port, Some(Text("8080".into())));
+        assert_eq!(ConfigFile::default().storage.store(), Ok(None));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_place() {
+        assert!(parse("livekit_hots: x\n").unwrap_err().contains("livekit_hots"));
+        let error = parse("a: 1\nlivekit_host: ${NOWHERE}\n").unwrap_err();
+        assert!(error.contains("line 2") && error.contains("NOWHERE"), "{error}");
+        assert!(parse("livekit_host: ${SECRET\n").unwrap_err().contains("line 1"));
+        let both = parse("storage: {s3: {bucket: a}, gcp: {bucket: b}}\n").unwrap();
+        assert!(both.storage.store().unwrap_err().to_string().contains("Only one storage provider can be configured"));
+        assert!(parse("storage: {s3: {bucket: a, max_retry_delay: soon}}\n").is_err());
+    }
+
+    #[test]
+    fn a_dollar_sign_can_be_written() {
+        assert_eq!(parse("file_path: \"a$${b}\"\n").unwrap().file_path.as_deref(), Some("a${b}"));
+    }
+}
