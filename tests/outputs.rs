@@ -55,14 +55,15 @@ impl Conversation {
         Self { recorded, caller: (theirs, start), agent: (its, later) }
     }
 
-    /// How far apart from their places in the mix the voices are in two channels, in milliseconds.
+    /// How far apart from their places in the mix the voices are in two channels, in milliseconds: by what each says alone, as
+    /// where the other speaks too, a mix leads a voice back that lay a millisecond off.
     fn off(&self, callers: &[f32], agents: &[f32]) -> [f64; 2] {
-        let off = |channel: &[f32], (sound, said): &(Audio, Instant)| {
-            let sound = part(sound, 500, 3_900);
-            let said = *said + Duration::from_millis(500);
+        let off = |channel: &[f32], (sound, said): &(Audio, Instant), from: u64, to: u64| {
+            let sound = part(sound, from, to);
+            let said = *said + Duration::from_millis(from);
             self.recorded.error_in(channel, &sound, said) - self.recorded.error(&sound, said)
         };
-        [off(callers, &self.caller), off(agents, &self.agent)]
+        [off(callers, &self.caller, 500, 1_900), off(agents, &self.agent, 2_200, 3_900)]
     }
 
     /// The caller alone is heard in one channel, the agent alone in the other.
