@@ -34,6 +34,9 @@ const PACKET: usize = 64 << 10;
 /// How many datagrams are read before everybody else gets a turn.
 const BURST: usize = 512;
 
+/// So many shares are read at most before leaving: several times what a socket keeps.
+const LAST_SHARES: usize = 64;
+
 /// How long nothing may be told where nothing comes: a recording goes on no further than what was told.
 const QUIET: Duration = Duration::from_secs(1);
 
@@ -148,8 +151,12 @@ impl Engine {
     /// Runs the call to its end, and tells the end.
     pub(super) async fn run(mut self) {
         let reason = self.run_until_closed().await;
-        // What came until now belongs to the call, however much waits.
-        while let Ok((true, _)) = self.fetch(crate::clock::now()) {}
+        // What came until now belongs to the call, however much waits; what goes on coming does not keep us here.
+        for _ in 0..LAST_SHARES {
+            if !matches!(self.fetch(crate::clock::now()), Ok((true, _))) {
+                break;
+            }
+        }
         tracing::debug!(?reason, "leaving the room");
         self.say_goodbye().await;
         let at = crate::clock::now();
