@@ -10,7 +10,9 @@ use clap::builder::FalseyValueParser;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::analysis::AnalysisConfig;
-use crate::config::{Config, ConfigError, ConfigFile, NameTemplate, OutputKind, SideRule, SideRules, destination, duration};
+use crate::config::{
+    Config, ConfigError, ConfigFile, NameTemplate, OutputKind, SideRule, SideRules, destination, duration,
+};
 use crate::encode::{EncodeError, FrameDuration, OpusConfig};
 use crate::mix::Mixing;
 use crate::recording::{Recorder, RecordingHandle, RecordingResult, StopReason};

@@ -208,7 +208,9 @@ mod tests {
     use super::*;
 
     fn read(out: Option<&str>, env: &[(&str, &str)]) -> Result<Destination, ConfigError> {
-        destination(out, &ConfigFile::default(), &|name| env.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned()))
+        destination(out, &ConfigFile::default(), &|name| {
+            env.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+        })
     }
 
     fn s3(destination: Destination) -> S3Config {
