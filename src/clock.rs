@@ -46,6 +46,14 @@ pub fn since_boot(_: Instant) -> Option<SinceBoot> {
     None
 }
 
+/// The moment that another process of this boot told of; none where the machine was started anew since.
+pub fn at_since_boot(told: &SinceBoot) -> Option<Instant> {
+    let reference = now();
+    let here = since_boot(reference)?;
+    let ago = (here.boot == told.boot).then(|| here.nanos.checked_sub(told.nanos))??;
+    reference.checked_sub(Duration::from_nanos(ago))
+}
+
 /// The next beat after `now` of those that come `every` so often. All who ask for the same beat get the same moments, so
 /// that the process wakes up once for all of them.
 pub fn beat(now: Instant, every: Duration) -> Instant {
@@ -93,6 +101,17 @@ impl RecordingClock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_moment_told_to_another_process_is_the_same_there() {
+        let at = now() - Duration::from_millis(1234);
+        if let Some(told) = since_boot(at) {
+            let here = at_since_boot(&told).unwrap();
+            let off = here.max(at) - here.min(at);
+            assert!(off < Duration::from_millis(50), "{off:?}");
+            assert_eq!(at_since_boot(&SinceBoot { boot: "another".into(), ..told }), None);
+        }
+    }
 
     #[test]
     fn everybody_hears_the_same_beat() {

@@ -260,7 +260,7 @@ async fn the_next_recorder_ends_what_is_left_and_leaves_alone_what_goes_on() {
     second.says("looked for interrupted recordings").await;
     assert_eq!(everything(&spool).len(), 2);
     first.kill().await;
-    let mut third = Recorder::start(&server, "third", &shared);
+    let mut third = Recorder::start(&server, "third", &[shared[0], shared[1], "--grace", "0s"]);
     third.says("recovered").await;
     // The journal goes last.
     while spool.join(&journal).exists() {
@@ -281,7 +281,8 @@ async fn a_watcher_ends_recordings_as_they_die() {
     let server = LiveKitServer::start().await.unwrap();
     let mut recorder = Recorder::start(&server, "watched", &[]);
     recorder.says("recording started").await;
-    let mut watcher = callreel().args(["recover", "--watch", "--out"]).arg(recorder.out.path()).spawn().unwrap();
+    let mut watcher =
+        callreel().args(["recover", "--watch", "--grace", "0s", "--out"]).arg(recorder.out.path()).spawn().unwrap();
     let mut results = BufReader::new(watcher.stdout.take().unwrap()).lines();
     recorder.kill().await;
     let line = results.next_line().await.unwrap().expect("a result");

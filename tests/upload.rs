@@ -390,7 +390,7 @@ impl Pages {
 
 fn start(store: &Store, pages: &Pages) -> Upload {
     let config = UploadConfig { tail_every: Some(TAIL_EVERY), patience: Duration::from_secs(20) };
-    let plan = UploadPlan { recording_id: "pages".into(), key: "call.ogg".into(), config };
+    let plan = UploadPlan { recording_id: "pages".into(), key: "call.ogg".into(), config, steps: Vec::new() };
     let upload = Upload::start(store.clone(), plan, |_| {});
     upload.add(pages.file.clone());
     upload

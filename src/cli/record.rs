@@ -77,6 +77,9 @@ pub struct Args {
     /// a store [default: .spool in the directory for the recording, or in ./recordings]
     #[arg(long, env = "CALLREEL_SPOOL", value_name = "DIR")]
     spool: Option<PathBuf>,
+    /// How long recordings whose process died are left to a process of the same --recording-id, before this one ends them
+    #[arg(long, env = "CALLREEL_GRACE", value_name = "TIME", value_parser = duration, default_value = "30s")]
+    grace: Duration,
     /// The recording's name below the directory. Variables: {room_name} {room_id} {time} {recording_id} {job_id}
     /// {participant} {track} {ext} [default: {room_name}-{time}, or as the system whose variables choose the store has it]
     #[arg(long, env = "CALLREEL_NAME", value_name = "TEMPLATE")]
@@ -271,6 +274,7 @@ impl Args {
         config.upload.tail_every = Some(self.tail_every).filter(|every| !every.is_zero());
         config.upload.patience = self.upload_patience;
         config.spool = self.spool;
+        config.grace = self.grace;
         let named = self.name.as_deref().or(self.file_path.as_deref()).or(file.file_path.as_deref());
         if let Some(name) = named.or(to.name) {
             config.name =

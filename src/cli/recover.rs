@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::config::{ConfigError, ConfigFile, default_spool, destination};
+use crate::config::{ConfigError, ConfigFile, default_spool, destination, duration};
 use crate::recording::{RecordingResult, Recovered, recover, recover_from_store};
 use crate::store::{LocalConfig, Store, StoreConfig, StoreError};
 
@@ -16,6 +16,9 @@ use super::logging::{self, LogFormat};
 
 /// How often `--watch` looks: a lock that a dead process held makes no event.
 const WATCH_EVERY: Duration = Duration::from_secs(5);
+
+/// How long `--watch` leaves a recording to a process that may go on with it, as `record` does.
+const GRACE: Duration = Duration::from_secs(30);
 
 /// Flags of `callreel recover`.
 #[derive(Debug, clap::Args)]
@@ -38,6 +41,9 @@ pub struct Args {
     /// Go on looking for recordings whose process died, until told to stop
     #[arg(long)]
     watch: bool,
+    /// How long a recording is left to a process that may go on with it [default: 30s with --watch, else 0s]
+    #[arg(long, env = "CALLREEL_GRACE", value_name = "TIME", value_parser = duration)]
+    grace: Option<Duration>,
     /// How log lines look
     #[arg(long, env = "CALLREEL_LOG_FORMAT", value_enum, default_value = "text")]
     log_format: LogFormat,
@@ -68,7 +74,8 @@ pub fn run(args: &Args) -> ExitCode {
         }
     };
     runtime.block_on(async {
-        let mut job = match Job::new(spool, to.store.as_ref(), from.as_ref()).await {
+        let grace = args.grace.unwrap_or(if args.watch { GRACE } else { Duration::ZERO });
+        let mut job = match Job::new(spool, grace, to.store.as_ref(), from.as_ref()).await {
             Ok(job) => job,
             Err(error) => return bad_usage(&error),
         };
@@ -106,6 +113,7 @@ async fn watch(job: &mut Job) -> ExitCode {
 /// Where to look, and where to bring what is found.
 struct Job {
     spool: PathBuf,
+    grace: Duration,
     store: Option<Store>,
     from: Option<Store>,
     /// Recordings of which it was told that they cannot go anywhere.
@@ -113,12 +121,17 @@ struct Job {
 }
 
 impl Job {
-    async fn new(spool: PathBuf, store: Option<&StoreConfig>, from: Option<&StoreConfig>) -> Result<Self, StoreError> {
+    async fn new(
+        spool: PathBuf,
+        grace: Duration,
+        store: Option<&StoreConfig>,
+        from: Option<&StoreConfig>,
+    ) -> Result<Self, StoreError> {
         let open = async |config: Option<&StoreConfig>| match config {
             Some(config) => Store::open(config).await.map(Some),
             None => Ok(None),
         };
-        Ok(Self { spool, store: open(store).await?, from: open(from).await?, told: BTreeSet::new() })
+        Ok(Self { spool, grace, store: open(store).await?, from: open(from).await?, told: BTreeSet::new() })
     }
 
     /// Looks once. Gives whether nothing is left to do.
@@ -143,7 +156,7 @@ impl Job {
     }
 
     async fn look_into_spool(&mut self) -> bool {
-        let recovered = match recover(&self.spool, None) {
+        let recovered = match recover(&self.spool, None, self.grace) {
             Ok(recovered) => recovered,
             Err(error) => {
                 eprintln!("error: cannot read {}: {error}", self.spool.display());

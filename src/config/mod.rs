@@ -66,6 +66,9 @@ pub struct Config {
     /// The directory for journals, and for files on their way into a store. Default: `.spool` in the directory for the
     /// files.
     pub spool: Option<PathBuf>,
+    /// How long recordings in the spool whose process died are left to a process of the same id that goes on with them, before
+    /// this one ends them. 30 s by default.
+    pub grace: Duration,
     /// The files' name. Default `{room_name}-{time}`.
     pub name: NameTemplate,
     /// Which files to make. Default: the mix.
@@ -179,6 +182,7 @@ impl Config {
             store: None,
             upload: UploadConfig::default(),
             spool: None,
+            grace: Duration::from_secs(30),
             name: default_name(),
             outputs: vec![OutputKind::Mix],
             opus: OpusConfig::default(),

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::lane::{Lane, LaneReport, Mixing};
 use super::pass_through::Grid;
-use super::{Gain, MixError, MixdownConfig, TrackReport};
+use super::{Begun, Gain, MixError, MixdownConfig, TrackReport};
 use crate::call::TrackKey;
 use crate::capture::Settled;
 use crate::encode::{EncodeError, Mapping, OggOpusWriter, OpusConfig, OpusHead, packet};
@@ -28,9 +28,24 @@ impl TrackFile {
     /// [`MixError::Encode`] where the configuration is impossible.
     pub fn new(config: &MixdownConfig, mixing: Mixing) -> Result<Self, MixError> {
         let lane = Lane::new(&config.opus, mixing, Grid::Free)?;
-        let mapping = if config.opus.channels() == 1 { Mapping::Mono } else { Mapping::Stereo };
-        let head = OpusHead::new(mapping, lane.pre_skip());
+        let head = Self::head(config, &lane);
         Ok(Self { writer: OggOpusWriter::new(head, &config.tags, config.serial, config.page)?, lane })
+    }
+
+    /// Goes on with a stream that another process began with the same configuration, with silence up to `begun.now`.
+    ///
+    /// # Errors
+    /// [`MixError::Encode`] where the configuration is impossible, or the stream was begun with another.
+    pub fn going_on(config: &MixdownConfig, mixing: Mixing, begun: &Begun) -> Result<Self, MixError> {
+        let mut lane = Lane::new(&config.opus, mixing, Grid::Free)?;
+        let head = Self::head(config, &lane);
+        lane.go_on(begun.packets(head));
+        Ok(Self { writer: begun.writer(head, config.page)?, lane })
+    }
+
+    fn head(config: &MixdownConfig, lane: &Lane) -> OpusHead {
+        let mapping = if config.opus.channels() == 1 { Mapping::Mono } else { Mapping::Stereo };
+        OpusHead::new(mapping, lane.pre_skip())
     }
 
     /// Takes the next stretch of one of the participant's tracks.
@@ -159,17 +174,32 @@ impl DualFile {
     /// # Errors
     /// [`MixError::Encode`] where the configuration is not mono in frames of 20 ms.
     pub fn new(config: &MixdownConfig, mixing: Mixing) -> Result<Self, MixError> {
+        let (left, right) = Self::lanes(config, mixing)?;
+        let head = OpusHead::new(Mapping::TwoMono, left.pre_skip());
+        let writer = OggOpusWriter::new(head, &config.tags, config.serial, config.page)?;
+        Ok(Self { left, right, joined: Vec::with_capacity(512), writer })
+    }
+
+    /// Goes on with a stream that another process began with the same configuration, with silence up to `begun.now`.
+    ///
+    /// # Errors
+    /// [`MixError::Encode`] where the configuration is impossible, or the stream was begun with another.
+    pub fn going_on(config: &MixdownConfig, mixing: Mixing, begun: &Begun) -> Result<Self, MixError> {
+        let (mut left, mut right) = Self::lanes(config, mixing)?;
+        let head = OpusHead::new(Mapping::TwoMono, left.pre_skip());
+        left.go_on(begun.packets(head));
+        right.go_on(begun.packets(head));
+        Ok(Self { writer: begun.writer(head, config.page)?, left, right, joined: Vec::with_capacity(512) })
+    }
+
+    fn lanes(config: &MixdownConfig, mixing: Mixing) -> Result<(Lane, Lane), MixError> {
         let opus: &OpusConfig = &config.opus;
         if opus.channels() != 1 || opus.frame_duration().millis() != 20 {
             let value = format!("{} channels, {} ms", opus.channels(), opus.frame_duration().millis());
             let allowed = "each side is mono in frames of 20 ms";
             return Err(EncodeError::Config { setting: "encoder of a dual file", value, allowed }.into());
         }
-        let left = Lane::new(opus, mixing, Grid::Slots)?;
-        let right = Lane::new(opus, mixing, Grid::Slots)?;
-        let head = OpusHead::new(Mapping::TwoMono, left.pre_skip());
-        let writer = OggOpusWriter::new(head, &config.tags, config.serial, config.page)?;
-        Ok(Self { left, right, joined: Vec::with_capacity(512), writer })
+        Ok((Lane::new(opus, mixing, Grid::Slots)?, Lane::new(opus, mixing, Grid::Slots)?))
     }
 
     /// Takes the next stretch of a track on one side.

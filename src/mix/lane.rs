@@ -71,6 +71,11 @@ impl Lane {
         })
     }
 
+    /// Goes on where a stream has these packets already.
+    pub(super) fn go_on(&mut self, packets: Packets) {
+        self.packets = packets;
+    }
+
     /// Sets how loud a track is made, before its first stretch comes.
     pub(super) fn set_gain(&mut self, track: TrackKey, gain: Gain) {
         if gain != Gain::UNITY {

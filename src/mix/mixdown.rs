@@ -1,5 +1,6 @@
 //! The whole way from settled stretches of many tracks to one Ogg Opus stream.
 
+use super::begun::Begun;
 use super::forward::{ForwardReport, Forwarder};
 use super::packets::Packets;
 use super::transcoder::{TrackReport, Transcoder};
@@ -41,26 +42,50 @@ enum Path {
     Forward(Box<Forwarder>),
 }
 
+impl Path {
+    fn new(config: &MixdownConfig, mixing: Mixing) -> Result<Self, MixError> {
+        Ok(if config.opus.channels() == 1 && mixing == Mixing::Auto {
+            Self::Forward(Box::new(Forwarder::new(&config.opus)?))
+        } else {
+            Self::Transcode(Box::new(Transcoder::new(&config.opus)?))
+        })
+    }
+
+    fn head(&self, config: &MixdownConfig) -> OpusHead {
+        let mapping = if config.opus.channels() == 1 { Mapping::Mono } else { Mapping::Stereo };
+        let pre_skip = match self {
+            Self::Transcode(transcoder) => transcoder.pre_skip(),
+            Self::Forward(forwarder) => forwarder.pre_skip(),
+        };
+        OpusHead::new(mapping, pre_skip)
+    }
+}
+
 impl Mixdown {
     /// A mixdown without tracks; its header pages can be taken at once.
     ///
     /// # Errors
     /// [`MixError::Encode`] where the configuration is impossible.
     pub fn new(config: &MixdownConfig, mixing: Mixing) -> Result<Self, MixError> {
-        let mono = config.opus.channels() == 1;
-        let (path, pre_skip) = if mono && mixing == Mixing::Auto {
-            let forwarder = Forwarder::new(&config.opus)?;
-            let pre_skip = forwarder.pre_skip();
-            (Path::Forward(Box::new(forwarder)), pre_skip)
-        } else {
-            let transcoder = Transcoder::new(&config.opus)?;
-            let pre_skip = transcoder.pre_skip();
-            (Path::Transcode(Box::new(transcoder)), pre_skip)
-        };
-        let mapping = if mono { Mapping::Mono } else { Mapping::Stereo };
-        let head = OpusHead::new(mapping, pre_skip);
-        let writer = OggOpusWriter::new(head, &config.tags, config.serial, config.page)?;
+        let path = Path::new(config, mixing)?;
+        let writer = OggOpusWriter::new(path.head(config), &config.tags, config.serial, config.page)?;
         Ok(Self { path, packets: Packets::default(), writer })
+    }
+
+    /// Goes on with a stream that another process began with the same configuration: silence up to `begun.now`, and the
+    /// mix from there on.
+    ///
+    /// # Errors
+    /// [`MixError::Encode`] where the configuration is impossible, or the stream was begun with another.
+    pub fn going_on(config: &MixdownConfig, mixing: Mixing, begun: &Begun) -> Result<Self, MixError> {
+        let mut path = Path::new(config, mixing)?;
+        let head = path.head(config);
+        let writer = begun.writer(head, config.page)?;
+        let packets = begun.packets(head);
+        if let Path::Transcode(transcoder) = &mut path {
+            **transcoder = Transcoder::taking_over(&config.opus, packets.written())?;
+        }
+        Ok(Self { path, packets, writer })
     }
 
     /// Lets `analysis` hear the mix as it is encoded, from now on. Without one, nothing is spent on it; with one, what is

@@ -7,6 +7,7 @@
 //! | [`TrackFile`] | one of a single participant |
 //! | [`Mixer`] | nothing yet: it sums frames of PCM and keeps sums from clipping |
 
+mod begun;
 mod files;
 mod forward;
 mod gain;
@@ -20,6 +21,7 @@ mod transcoder;
 
 use thiserror::Error;
 
+pub use begun::Begun;
 pub use files::{DualFile, Side, TrackFile};
 pub use forward::{ForwardReport, Obstacle};
 pub use gain::Gain;

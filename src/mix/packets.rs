@@ -17,6 +17,15 @@ pub(super) struct Packets {
 }
 
 impl Packets {
+    /// Goes on where a stream has `written` samples already, with silence up to `until`, as far as whole packets of 20 ms go.
+    pub(super) fn going_on(written: u64, until: u64) -> Self {
+        let mut packets = Self { written, ..Self::default() };
+        while packets.written + 960 <= until {
+            packets.push_silence(960);
+        }
+        packets
+    }
+
     pub(super) fn push(&mut self, packet: &[u8], samples: u32) {
         if self.lengths.is_empty() {
             self.bytes.clear();

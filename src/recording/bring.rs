@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::spool::recover::Orphan;
 use crate::spool::{Entry, FileError};
@@ -27,9 +28,16 @@ pub enum RecoverError {
 
 /// Ends the recordings in the directory `spool` whose process died, but not the one of id `except`, and brings those that
 /// belong there into `store`.
-pub(super) async fn bring_others(spool: PathBuf, except: String, store: Option<Store>) {
-    let looking = spool.clone();
-    let looked = tokio::task::spawn_blocking(move || recover(&looking, Some(&except))).await;
+/// Those that died only just now are left to processes that may go on with them, and looked for again after a while.
+pub(super) async fn bring_others(spool: PathBuf, except: String, grace: Duration, store: Option<Store>) {
+    bring_those_at_rest(&spool, &except, grace, store.as_ref()).await;
+    tokio::time::sleep(grace).await;
+    bring_those_at_rest(&spool, &except, grace, store.as_ref()).await;
+}
+
+async fn bring_those_at_rest(spool: &Path, except: &str, grace: Duration, store: Option<&Store>) {
+    let (looking, except) = (spool.to_owned(), except.to_owned());
+    let looked = tokio::task::spawn_blocking(move || recover(&looking, Some(&except), grace)).await;
     let all = match looked.map_err(std::io::Error::other).flatten() {
         Ok(all) => all,
         Err(error) => {
@@ -39,7 +47,7 @@ pub(super) async fn bring_others(spool: PathBuf, except: String, store: Option<S
     };
     tracing::debug!(found = all.len(), "looked for interrupted recordings");
     for one in all {
-        let done = match (one, &store) {
+        let done = match (one, store) {
             (Ok(Recovered::UploadPending(pending)), Some(store)) if pending.is_for(store) => {
                 pending.upload(store).await.map(|_| ())
             }

@@ -3,6 +3,8 @@
 //! | file | what it is for |
 //! |---|---|
 //! | `handle` | starting a recording; what its owner holds |
+//! | `start` | beginning anew, or where an earlier process left it |
+//! | `earlier` | what such a process left |
 //! | `session` | the loop of one call: room events and time in, files out |
 //! | `pipeline` | capture → outputs for one call (pure) |
 //! | `outputs` | which stretch goes to which of the mix, dual and track streams (pure) |
@@ -16,6 +18,7 @@
 //! | `recover` | recordings whose process died |
 
 mod bring;
+mod earlier;
 mod handle;
 mod manifest;
 mod outcome;
@@ -28,6 +31,7 @@ mod session;
 mod sides;
 mod sinks;
 mod speech;
+mod start;
 
 pub use bring::{RecoverError, recover_from_store};
 pub use handle::{OutputResult, Recorder, RecordingHandle, RecordingResult, State, Status};

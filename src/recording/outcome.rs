@@ -86,6 +86,15 @@ pub enum Reason {
         /// Up to where it is known how samples came about, in seconds; what follows is in the files alone.
         accounted_seconds: f64,
     },
+    /// The recorder's process died while the call went on, and another one went on with the recording.
+    Restarted {
+        /// Up to where it was known how samples came about when it died, in seconds.
+        accounted_seconds: f64,
+        /// Where the files hold silence because nobody recorded, in seconds…
+        from_seconds: f64,
+        /// …up to here.
+        to_seconds: f64,
+    },
     /// The room could not be joined.
     Join {
         /// What went wrong.
@@ -132,6 +141,7 @@ impl Reason {
             | Self::SubscriptionFailed { .. }
             | Self::Output { .. }
             | Self::Interrupted { .. }
+            | Self::Restarted { .. }
             | Self::Upload { .. }
             | Self::Undecodable { .. } => false,
         }
@@ -150,6 +160,10 @@ impl fmt::Display for Reason {
             Self::Output { output, message } => write!(f, "the output {output} is not whole: {message}"),
             Self::Interrupted { accounted_seconds } => {
                 write!(f, "the recorder's process died; {accounted_seconds:.3} s are accounted for")
+            }
+            Self::Restarted { from_seconds, to_seconds, .. } => {
+                let missing = to_seconds - from_seconds;
+                write!(f, "the recorder's process died; {missing:.3} s from {from_seconds:.3} s on are missing")
             }
             Self::Join { message } => write!(f, "cannot join: {message}"),
             Self::ConnectionLost { message } => write!(f, "connection lost: {message}"),

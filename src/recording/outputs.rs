@@ -6,8 +6,10 @@ use crate::analysis::{Analysis, Findings, Speakers};
 use crate::call::TrackKey;
 use crate::capture::Settled;
 use crate::config::{Config, OutputKind};
-use crate::encode::OpusTags;
-use crate::mix::{DualFile, Gain, LaneReport, MixError, Mixdown, MixdownConfig, Mixing, Side, TrackFile, TrackReport};
+use crate::encode::{EncodeError, OpusTags};
+use crate::mix::{
+    Begun, DualFile, Gain, LaneReport, MixError, Mixdown, MixdownConfig, Mixing, Side, TrackFile, TrackReport,
+};
 use crate::time::{MediaTime, SAMPLE_RATE, SampleCount};
 
 use super::manifest::StreamEntry;
@@ -29,6 +31,17 @@ pub struct Speaker {
     pub side: Side,
     /// The factor by which they are made louder or softer.
     pub gain: Gain,
+}
+
+/// A stream that another process began.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BegunOutput {
+    /// What kind of stream it is.
+    pub kind: OutputKind,
+    /// The only one who is heard.
+    pub participant: Option<String>,
+    /// The stream.
+    pub stream: Begun,
 }
 
 /// Every stream that the configuration asks for.
@@ -67,21 +80,7 @@ impl Outputs {
     /// # Errors
     /// [`MixError::Encode`] where the configuration is impossible.
     pub fn new(config: &Config, serial: u32) -> Result<Self, MixError> {
-        let mut tags = OpusTags::new();
-        tags.comment("TITLE", &config.room)?;
-        let mix = MixdownConfig { opus: config.opus.clone(), tags, serial, page: PAGE };
-        let voice = MixdownConfig { opus: config.opus.for_one_voice(), ..mix.clone() };
-        let mut outputs = Self {
-            wanted: config.outputs.clone(),
-            mixing: config.mixing,
-            mix,
-            voice,
-            outputs: Vec::new(),
-            speakers: Vec::new(),
-            owners: BTreeMap::new(),
-            hold_from: None,
-            seen: None,
-        };
+        let mut outputs = Self::without_streams(config, serial)?;
         if outputs.wants(OutputKind::Mix) {
             let mut mixdown = Mixdown::new(&outputs.mix, outputs.mixing)?;
             if let Some(analysis) = Analysis::new(config.analysis, outputs.mix.opus.channels()) {
@@ -98,18 +97,60 @@ impl Outputs {
         Ok(outputs)
     }
 
+    /// Goes on with the streams that another process began, in their order, of a recording in which these people were
+    /// heard. What was analysed is lost with that process, so nothing is.
+    ///
+    /// # Errors
+    /// [`MixError::Encode`] where `config` asks for other streams than those.
+    pub fn going_on(config: &Config, begun: &[BegunOutput], speakers: Vec<Speaker>) -> Result<Self, MixError> {
+        let of_all = |kind: &OutputKind| *kind != OutputKind::Tracks;
+        let had: Vec<OutputKind> = begun.iter().map(|begun| begun.kind).filter(of_all).collect();
+        let asked = [OutputKind::Mix, OutputKind::Dual];
+        let asked = asked.iter().filter(|kind| config.outputs.contains(kind));
+        let had_tracks = had.len() < begun.len();
+        if !asked.eq(had.iter()) || had_tracks && !config.outputs.contains(&OutputKind::Tracks) {
+            let (value, allowed) = (format!("{:?}", config.outputs), "the outputs that were begun");
+            return Err(EncodeError::Config { setting: "outputs", value, allowed }.into());
+        }
+        let mut outputs = Self::without_streams(config, begun.first().map_or(0, |first| first.stream.state.serial))?;
+        outputs.speakers = speakers;
+        for BegunOutput { kind, participant, stream } in begun {
+            let (voice, mixing) = (&outputs.voice, outputs.mixing);
+            let stream = match kind {
+                OutputKind::Mix => Stream::Mix(Box::new(Mixdown::going_on(&outputs.mix, mixing, stream)?)),
+                OutputKind::Dual => Stream::Dual(Box::new(DualFile::going_on(voice, mixing, stream)?)),
+                OutputKind::Tracks => Stream::Track(Box::new(TrackFile::going_on(voice, mixing, stream)?)),
+            };
+            let only = participant.as_ref().map(|identity| outputs.place_of(identity, Side::Left, Gain::UNITY));
+            outputs.begin(stream, only);
+        }
+        Ok(outputs)
+    }
+
+    fn without_streams(config: &Config, serial: u32) -> Result<Self, MixError> {
+        let mut tags = OpusTags::new();
+        tags.comment("TITLE", &config.room)?;
+        let mix = MixdownConfig { opus: config.opus.clone(), tags, serial, page: PAGE };
+        let voice = MixdownConfig { opus: config.opus.for_one_voice(), ..mix.clone() };
+        Ok(Self {
+            wanted: config.outputs.clone(),
+            mixing: config.mixing,
+            mix,
+            voice,
+            outputs: Vec::new(),
+            speakers: Vec::new(),
+            owners: BTreeMap::new(),
+            hold_from: None,
+            seen: None,
+        })
+    }
+
     /// A track was published by `speaker`: from now on its stretches may come.
     ///
     /// # Errors
     /// [`MixError::Encode`] where a file of their own cannot be begun.
     pub fn publish(&mut self, track: TrackKey, speaker: &Speaker) -> Result<(), MixError> {
-        let place = match self.speakers.iter().position(|known| known.identity == speaker.identity) {
-            Some(place) => place,
-            None => {
-                self.speakers.push(speaker.clone());
-                self.speakers.len() - 1
-            }
-        };
+        let place = self.place_of(&speaker.identity, speaker.side, speaker.gain);
         self.owners.insert(track, place);
         if self.wants(OutputKind::Tracks) && !self.outputs.iter().any(|output| output.only == Some(place)) {
             self.voice.serial = self.next_serial();
@@ -241,6 +282,15 @@ impl Outputs {
 
     fn reports(&self) -> impl Iterator<Item = (TrackKey, TrackReport)> {
         self.outputs.iter().flat_map(Output::reports)
+    }
+
+    /// The place of somebody in `speakers`; who is new gets one.
+    fn place_of(&mut self, identity: &str, side: Side, gain: Gain) -> usize {
+        if let Some(place) = self.speakers.iter().position(|known| known.identity == identity) {
+            return place;
+        }
+        self.speakers.push(Speaker { identity: identity.to_owned(), side, gain });
+        self.speakers.len() - 1
     }
 
     fn wants(&self, kind: OutputKind) -> bool {

@@ -10,7 +10,7 @@ use crate::mix::MixError;
 use crate::room::{MediaState, RtpPacket};
 use crate::time::{ClockTime, MediaTime, RtpTime, SampleCount};
 
-use super::outputs::{OutputId, Outputs, Speaker};
+use super::outputs::{BegunOutput, OutputId, Outputs, Speaker};
 
 /// A part of the audio path that cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -51,9 +51,21 @@ pub struct Finished {
 impl Pipeline {
     /// The audio path that `config` asks for, with streams of serial numbers from this one on.
     pub fn new(config: &Config, serial: u32) -> Result<Self, PipelineError> {
+        Self::with(config, Outputs::new(config, serial)?)
+    }
+
+    /// Goes on with the streams that another process began, as [`Outputs::going_on`] says.
+    ///
+    /// # Errors
+    /// [`PipelineError::Mix`] where `config` asks for other streams than those.
+    pub fn going_on(config: &Config, begun: &[BegunOutput], speakers: Vec<Speaker>) -> Result<Self, PipelineError> {
+        Self::with(config, Outputs::going_on(config, begun, speakers)?)
+    }
+
+    fn with(config: &Config, outputs: Outputs) -> Result<Self, PipelineError> {
         Ok(Self {
             capture: Capture::new(config.capture.clone())?,
-            outputs: Outputs::new(config, serial)?,
+            outputs,
             settled: Vec::new(),
             tracks: Vec::new(),
             leaving: Vec::new(),

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -43,15 +44,15 @@ pub struct Pending {
     pub store: String,
 }
 
-/// Ends every recording in the directory `spool` whose process died; not the one of id `except`. Those that go on are left
-/// alone. Waits for the disk.
+/// Ends every recording in the directory `spool` whose process died; not the one of id `except`, nor one that this process
+/// or another may be about to go on with, because its last words are not `at_rest` old. Waits for the disk.
 ///
 /// # Errors
 /// Where the directory cannot be read. A recording that cannot be ended stays as it is, and its error is among the results.
-pub fn recover(spool: &Path, except: Option<&str>) -> io::Result<Vec<Result<Recovered, FileError>>> {
+pub fn recover(spool: &Path, except: Option<&str>, at_rest: Duration) -> io::Result<Vec<Result<Recovered, FileError>>> {
     // Nothing is left half done by a panic that the next look does not find.
     let _at_it = RECOVERING.lock().unwrap_or_else(PoisonError::into_inner);
-    let found = orphans(spool, except)?;
+    let found = orphans(spool, except, at_rest)?;
     Ok(found.into_iter().map(|orphan| orphan.and_then(recover_one)).collect())
 }
 
@@ -257,7 +258,7 @@ mod tests {
     }
 
     fn only(root: &Path) -> Recovered {
-        let mut all = recover(&root.join("spool"), None).unwrap();
+        let mut all = recover(&root.join("spool"), None, Duration::ZERO).unwrap();
         assert_eq!(all.len(), 1);
         all.remove(0).unwrap()
     }
@@ -267,7 +268,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let out = dir.path().join("out");
         let (files, file, _events) = begun(dir.path(), Place::Directory(out.clone())).await;
-        assert!(recover(&dir.path().join("spool"), None).unwrap().is_empty(), "it goes on");
+        assert!(recover(&dir.path().join("spool"), None, Duration::ZERO).unwrap().is_empty(), "it goes on");
         die(files, file, dir.path());
         let Recovered::Done(result) = only(dir.path()) else { panic!("there is no store") };
         assert_eq!((result.outcome, result.status), (Outcome::Degraded, State::Ready));

@@ -36,11 +36,29 @@ pub struct RolledTrack {
 }
 
 impl Roll {
+    /// Goes on with what another process knew, which looked last at some moment before `now`. Who was there then and is not
+    /// any more has left by `now`.
+    pub fn going_on(mut participants: Vec<ParticipantEntry>, mut media: Vec<MediaEntry>, now: MediaTime) -> Self {
+        for known in participants.iter_mut().filter(|known| known.left_sample.is_none()) {
+            known.left_sample = Some(now);
+        }
+        if media.last().is_some_and(|last| last.transport.is_some()) {
+            media.push(MediaEntry { sample: now, transport: None });
+        }
+        Self { participants, media, ..Self::default() }
+    }
+
     /// Takes note of an event that happened at `at`.
     pub fn note(&mut self, event: &RoomEvent, at: ClockTime) {
         let at = MediaTime::from(at).max(MediaTime::ZERO);
         match event {
-            RoomEvent::ParticipantJoined { participant, .. } => self.participants.push(entry(participant, at)),
+            RoomEvent::ParticipantJoined { participant, .. } => {
+                match self.participants.iter_mut().rfind(|known| known.sid == participant.sid) {
+                    // The session goes on, and another process knew of it.
+                    Some(known) => *known = entry(participant, known.joined_sample),
+                    None => self.participants.push(entry(participant, at)),
+                }
+            }
             RoomEvent::ParticipantUpdated { participant, .. } => {
                 if let Some(known) = self.participants.iter_mut().rfind(|known| known.sid == participant.sid) {
                     let joined = known.joined_sample;

@@ -11,10 +11,9 @@ use tokio::sync::{mpsc, watch};
 use crate::call::TrackKey;
 use crate::capture::TrackSpec;
 use crate::clock::{self, RecordingClock};
-use crate::config::{Config, NameValues};
+use crate::config::Config;
 use crate::mix::Gain;
 use crate::room::{CloseReason, Room, RoomConfig, RoomEvent, RoomEvents, RoomInfo};
-use crate::spool::{JOURNAL_VERSION, Memory, Place, Reservation, Started};
 use crate::store::Store;
 use crate::time::{ClockTime, MediaTime, SampleCount};
 
@@ -27,8 +26,9 @@ use super::pipeline::{Finished, Pipeline};
 use super::presence::Presence;
 use super::roll::{Roll, RolledTrack};
 use super::sides::Sides;
-use super::sinks::{EXT, Sinks, entry_so_far};
+use super::sinks::{Sinks, entry_so_far};
 use super::speech::Speech;
+use super::start::Start;
 
 /// How often settled audio is fetched, mixed and written. A recorder is in no hurry, and fewer wake-ups cost less.
 const TICK: Duration = Duration::from_millis(100);
@@ -111,7 +111,7 @@ fn recover_others(config: &Config, store: Option<Store>) {
     if !LOOKED.lock().unwrap_or_else(PoisonError::into_inner).insert(spool.clone()) {
         return;
     }
-    tokio::spawn(bring_others(spool, own, store));
+    tokio::spawn(bring_others(spool, own, config.grace, store));
 }
 
 fn room_config(config: &Config) -> RoomConfig {
@@ -154,6 +154,10 @@ struct Session {
     sinks: Sinks,
     reasons: Vec<Reason>,
     heard: bool,
+    /// Where this process began to record: sample 0, or where it went on with what another had begun…
+    begins: MediaTime,
+    /// …with these tracks.
+    tracks_before: Vec<TrackEntry>,
     /// When what is known is put down next, and when at the earliest.
     ledger_due: ClockTime,
     ledger_rests_until: ClockTime,
@@ -177,45 +181,37 @@ impl Session {
         let Some(RoomEvent::Joined { room: room_info, at, .. }) = events.recv().await else {
             return Err(Reason::Join { message: "the room engine ended before it had joined".into() });
         };
-        let wall = clock::wall() - clock::now().saturating_duration_since(at);
-        let clock = RecordingClock::new(at, wall);
-        let name = config.name.render(&NameValues {
-            room_name: &room_info.name,
-            room_id: &room_info.sid,
-            time: wall,
-            recording_id: &config.recording_id,
-            job_id: config.job_id.as_deref().unwrap_or(&config.recording_id),
-            participant: "",
-            track: "",
-            ext: EXT,
-        });
-        let place = match &store {
-            Some(store) => Place::Store(store.to_string()),
-            None => Place::Directory(config.out.clone()),
-        };
-        let wanted = reservation(&config, &room_info, &clock, at, place, name);
-        let sinks = Sinks::reserve(wanted, store.map(|store| (store, config.upload))).await?;
-        let pipeline = Pipeline::new(&config, fastrand::u32(..))
-            .map_err(|error| Reason::Internal { message: error.to_string() })?;
+        let Start { clock, pipeline, sinks, before } = Start::of(&config, &room_info, at, store).await?;
         tracing::info!(room_sid = %room_info.sid, manifest = %sinks.files().manifest_path().display(), "recording started");
+        let mut sides = Sides::new(config.sides.clone());
+        let (roll, reasons, begins, heard) = match &before {
+            Some(before) => {
+                before.speakers.iter().for_each(|speaker| sides.keep(&speaker.identity, speaker.side));
+                let Manifest { participants, media, .. } = before.manifest.clone();
+                (Roll::going_on(participants, media, before.now), before.reasons.clone(), before.now, before.heard)
+            }
+            None => (Roll::default(), Vec::new(), MediaTime::ZERO, false),
+        };
         let mut session = Self {
             presence: Presence::new(config.stop),
-            sides: Sides::new(config.sides.clone()),
+            sides,
             config,
             room: Some(room),
             events,
             room_info,
             clock,
-            roll: Roll::default(),
+            roll,
             pipeline,
             sinks,
-            reasons: Vec::new(),
-            heard: false,
+            reasons,
+            heard,
+            begins,
+            tracks_before: before.map(|before| before.manifest.tracks).unwrap_or_default(),
             ledger_due: ClockTime::ZERO,
             ledger_rests_until: ClockTime::ZERO,
         };
         // The first file is made when it is known what for.
-        session.put_down(ClockTime::ZERO);
+        session.put_down(session.clock.at(at));
         session.sinks.open(session.pipeline.outputs());
         Ok(session)
     }
@@ -402,7 +398,8 @@ impl Session {
 
     /// Puts down what is known so far, for whoever has to end the recording if this process dies.
     fn put_down(&mut self, now: ClockTime) {
-        let known = self.pipeline.so_far();
+        let mut known = self.pipeline.so_far();
+        known.samples = known.samples.max(self.begins.since(MediaTime::ZERO));
         let at = MediaTime::ZERO + known.samples;
         let outputs = self.pipeline.outputs().origins(at).iter().map(|origin| entry_so_far(origin, at)).collect();
         let mut reasons = self.reasons.clone();
@@ -517,25 +514,21 @@ impl Session {
                 session.speaking_seconds = Some(seconds.get(&session.sid).copied().unwrap_or(0.0));
             }
         }
-        let tracks = self
-            .roll
-            .tracks()
-            .iter()
-            .filter_map(|rolled| {
-                let ledger = finished.ledgers.get(&rolled.track.key)?.clone();
-                Some(TrackEntry {
-                    sid: rolled.track.sid.clone(),
-                    participant_sid: rolled.participant_sid.clone(),
-                    identity: rolled.identity.clone(),
-                    name: rolled.track.name.clone(),
-                    source: rolled.track.source.clone(),
-                    codec: rolled.track.codec,
-                    published_sample: ledger.start,
-                    unpublished_sample: ledger.end,
-                    ledger,
-                })
+        let of_this_process = self.roll.tracks().iter().filter_map(|rolled| {
+            let ledger = finished.ledgers.get(&rolled.track.key)?.clone();
+            Some(TrackEntry {
+                sid: rolled.track.sid.clone(),
+                participant_sid: rolled.participant_sid.clone(),
+                identity: rolled.identity.clone(),
+                name: rolled.track.name.clone(),
+                source: rolled.track.source.clone(),
+                codec: rolled.track.codec,
+                published_sample: ledger.start,
+                unpublished_sample: ledger.end,
+                ledger,
             })
-            .collect();
+        });
+        let tracks = self.tracks_before.iter().cloned().chain(of_this_process).collect();
         Manifest {
             version: MANIFEST_VERSION,
             recording_id: self.config.recording_id.clone(),
@@ -561,27 +554,6 @@ impl Session {
             },
         }
     }
-}
-
-fn reservation(
-    config: &Config,
-    room: &RoomInfo,
-    clock: &RecordingClock,
-    zero: std::time::Instant,
-    place: Place,
-    name: String,
-) -> Reservation {
-    let started = Started {
-        version: JOURNAL_VERSION,
-        recording_id: config.recording_id.clone(),
-        room: room.name.clone(),
-        pid: std::process::id(),
-        wall_zero: clock.wall_zero(),
-        boot_zero: clock::since_boot(zero),
-        place,
-        name,
-    };
-    Reservation { spool: config.spool_dir(), started, memory: Memory::of_process() }
 }
 
 /// What the ledgers and decoders found missing.

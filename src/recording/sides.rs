@@ -26,6 +26,11 @@ impl Sides {
         Self { rules, placed: BTreeMap::new() }
     }
 
+    /// Puts somebody where they were before.
+    pub fn keep(&mut self, identity: &str, side: Side) {
+        self.placed.insert(identity.to_owned(), side);
+    }
+
     /// The side of `participant`, who was the `joined`th to join (from 1 on).
     pub fn place(&mut self, participant: &Participant, joined: usize) -> Side {
         if let Some(side) = self.placed.get(&participant.identity) {

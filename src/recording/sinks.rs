@@ -1,11 +1,15 @@
 //! Where the pipeline's outputs go: a file each.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::config::{OutputKind, safe_in_name};
+use crate::spool::recover::{OpenStream, Orphan};
 use crate::spool::{
-    Entry, FileError, FileEvent, FileId, FinishedFile, NewFile, RecordingFiles, Reservation, Started, What,
+    Entry, FileError, FileEvent, FileId, FinishedFile, Memory, NewFile, RecordingFiles, Reservation, Started,
+    Upload as UploadStep, What,
 };
 use crate::store::Store;
 use crate::time::MediaTime;
@@ -70,14 +74,33 @@ impl Sinks {
         let reserved = tokio::task::spawn_blocking(reserve).await;
         let reserved = reserved.map_err(|error| Reason::Internal { message: error.to_string() })?;
         let files = reserved.map_err(|error| Reason::Storage { message: error.to_string() })?;
-        let upload = store.map(|(store, config)| {
-            files.keep_in_memory(true);
-            let journal = files.journal().clone();
-            Upload::start(store, UploadPlan { recording_id, key, config }, move |step| {
-                journal.append(&Entry::Upload(step));
-            })
-        });
+        let upload = store.map(|(store, config)| upload(&files, store, recording_id, key, config, Vec::new()));
         Ok(Self { files, sinks: Vec::new(), bytes: 0, events, upload, refused: None })
+    }
+
+    /// Goes on with the files of a recording whose process died, as [`RecordingFiles::go_on`] does.
+    ///
+    /// # Errors
+    /// What the disk says; then it is an orphan as before.
+    pub async fn go_on(
+        orphan: Orphan,
+        streams: Vec<OpenStream>,
+        memory: Arc<Memory>,
+        store: Option<(Store, UploadConfig)>,
+    ) -> Result<Self, Reason> {
+        let (event, events) = mpsc::unbounded_channel();
+        let Started { recording_id, name: key, .. } = orphan.started().clone();
+        let steps = orphan.history().uploads.clone();
+        let bytes = streams.iter().map(|stream| stream.bytes).sum();
+        let gone_on = tokio::task::spawn_blocking(move || RecordingFiles::go_on(orphan, streams, &memory, event)).await;
+        let files = gone_on.map_err(|error| Reason::Internal { message: error.to_string() })?;
+        let files = files.map_err(|error| Reason::Storage { message: error.to_string() })?;
+        let upload = store.map(|(store, config)| upload(&files, store, recording_id, key, config, steps));
+        if let Some(upload) = &upload {
+            files.files().iter().for_each(|file| upload.add(file.clone()));
+        }
+        let sinks = files.files().iter().map(|file| Sink { file: file.id(), fault: None, in_memory: None }).collect();
+        Ok(Self { files, sinks, bytes, events, upload, refused: None })
     }
 
     /// The files, and the place for the manifest.
@@ -306,6 +329,22 @@ fn entry(file: &FinishedFile, origin: &Origin, end: MediaTime) -> OutputEntry {
         sha256: file.sha256.clone(),
         streams: origin.streams.clone(),
     }
+}
+
+/// The way of a recording's files into its store.
+fn upload(
+    files: &RecordingFiles,
+    store: Store,
+    recording_id: String,
+    key: String,
+    config: UploadConfig,
+    steps: Vec<UploadStep>,
+) -> Upload {
+    files.keep_in_memory(true);
+    let journal = files.journal().clone();
+    Upload::start(store, UploadPlan { recording_id, key, config, steps }, move |step| {
+        journal.append(&Entry::Upload(step));
+    })
 }
 
 /// An output as it is known while its file still grows.

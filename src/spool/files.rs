@@ -15,6 +15,7 @@ use super::history::{Entry, Made, NewFile, Place, Started};
 use super::journal::Journal;
 use super::memory::Memory;
 use super::names::{Reserve, give_name, hex, manifest_of, numbered, part_of, sync_directory_of, with_suffix};
+use super::recover::{OpenStream, Orphan};
 use super::volume::{Turns, Volume};
 use super::{FileError, FileEvent, FileId, FinishedFile};
 
@@ -111,6 +112,50 @@ impl RecordingFiles {
         })
     }
 
+    /// Goes on with the files of a recording whose process died, which [`Orphan::open_files`] gave, in that order. Waits for
+    /// the disk.
+    ///
+    /// # Errors
+    /// What the disk says; then it is an orphan as before.
+    pub fn go_on(
+        orphan: Orphan,
+        streams: Vec<OpenStream>,
+        memory: &Arc<Memory>,
+        events: mpsc::UnboundedSender<FileEvent>,
+    ) -> Result<Self, FileError> {
+        let (spool, path, journal, history, started) = orphan.into_parts();
+        let nameless = || FileError::new("has no name:", &path, io::ErrorKind::NotFound.into());
+        let stem = history.stem.ok_or_else(nameless)?;
+        let reserve = Reserve::left_at(&stem, &started.recording_id).ok_or_else(nameless)?;
+        let own = matches!(started.place, Place::Store(_)).then(|| spool.join(&started.recording_id));
+        let parent = stem.parent().unwrap_or(&spool);
+        let volume = Volume::of(parent).map_err(|e| FileError::new("cannot start the writer of", parent, e))?;
+        let journal = Arc::new(Journal::go_on(&spool, path, journal, memory.clone())?);
+        let next = history.files.keys().last().map_or(0, |FileId(last)| last + 1);
+        let mut files = Self {
+            spool,
+            own,
+            stem,
+            journal,
+            turns: Turns::on(volume.clone()),
+            volume,
+            memory: memory.clone(),
+            keep: Arc::default(),
+            files: Vec::new(),
+            numbers: Arc::new(AtomicUsize::new(next)),
+            reserve: Arc::new(Mutex::new(Some(reserve))),
+            events,
+            ended: false,
+        };
+        for stream in streams {
+            let Made { file, what, .. } = stream.made.clone();
+            let (volume, memory, keep) = (files.volume.clone(), files.memory.clone(), files.keep.clone());
+            let growing = Growing::going_on(volume, memory, keep, files.output(file, what.clone()), stream);
+            files.files.push(SpoolFile { id: file, what, growing, journal: files.journal.clone() });
+        }
+        Ok(files)
+    }
+
     /// Whether somebody takes the files' bytes elsewhere while they grow, so that they are worth keeping in memory when the
     /// disk fails. Nobody does by default.
     pub fn keep_in_memory(&self, keep: bool) {
@@ -131,13 +176,7 @@ impl RecordingFiles {
     /// there or by another of the recording, it gets a number.
     pub fn create(&mut self, what: NewFile) -> SpoolFile {
         let id = FileId(self.numbers.fetch_add(1, Ordering::Relaxed));
-        let output = Output {
-            id,
-            stem: with_suffix(&self.stem, &what.suffix),
-            what: what.clone(),
-            journal: self.journal.clone(),
-            events: self.events.clone(),
-        };
+        let output = self.output(id, what.clone());
         let growing = Growing::output(self.volume.clone(), self.memory.clone(), self.keep.clone(), output);
         let making = growing.clone();
         self.turns.run(move || making.make());
@@ -226,6 +265,11 @@ impl RecordingFiles {
     pub async fn leave(mut self) {
         self.ended = true;
         self.journal.commit().await;
+    }
+
+    fn output(&self, id: FileId, what: NewFile) -> Output {
+        let (journal, events) = (self.journal.clone(), self.events.clone());
+        Output { id, stem: with_suffix(&self.stem, &what.suffix), what, journal, events }
     }
 
     async fn ask<T: Send + 'static>(

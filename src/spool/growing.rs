@@ -21,6 +21,7 @@ use super::history::{Entry, Made, NewFile};
 use super::journal::Journal;
 use super::memory::Memory;
 use super::names::{give_name, hash_of, hex, inspect, numbered, part_of, sync_directory_of, with_suffix};
+use super::recover::OpenStream;
 use super::tail::Tail;
 use super::volume::Volume;
 use super::{FileError, FileEvent, FileId, FinishedFile, Progress, What};
@@ -130,6 +131,24 @@ impl Growing {
     /// An Ogg file, which [`make`](Self::make) makes.
     pub fn output(volume: Arc<Volume>, memory: Arc<Memory>, keep: Arc<AtomicBool>, output: Output) -> Arc<Self> {
         Self::new(volume, memory, Plan::Output(output), keep, State::default(), Io::default())
+    }
+
+    /// An Ogg file that another process began.
+    pub fn going_on(
+        volume: Arc<Volume>,
+        memory: Arc<Memory>,
+        keep: Arc<AtomicBool>,
+        output: Output,
+        stream: OpenStream,
+    ) -> Arc<Self> {
+        let OpenStream { made, head, state: stands, bytes, last_page, file, hash } = stream;
+        let (file, tail) = (Some(Arc::new(file)), Tail::from_offset(bytes));
+        let state = State { file, tail, hash, head: Some(head), stands: Some(stands), ..State::default() };
+        let (path, on_disk, synced, ogg) = (made.path, bytes, bytes, Some(stands));
+        let io = Io { path, on_disk, synced, last_piece: last_page, ogg, ..Io::default() };
+        let growing = Self::new(volume, memory, Plan::Output(output), keep, state, io);
+        growing.progress.send_modify(|progress| (progress.synced, progress.written) = (bytes, bytes));
+        growing
     }
 
     fn new(

@@ -57,6 +57,18 @@ impl Journal {
         Ok(Self { path, volume, growing })
     }
 
+    /// Goes on with a journal that another process began, and whose lock `file` holds.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub(super) fn go_on(spool: &Path, path: PathBuf, file: File, memory: Arc<Memory>) -> Result<Self, FileError> {
+        let failed = |e| FileError::new("cannot go on with the journal", &path, e);
+        let length = file.metadata().map_err(failed)?.len();
+        let volume = Volume::of(spool).map_err(failed)?;
+        let growing = Growing::journal(volume.clone(), memory, path.clone(), file, length);
+        Ok(Self { path, volume, growing })
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path

@@ -156,7 +156,8 @@ pub(super) fn inspect(path: &Path) -> io::Result<Inspection> {
     Ok(inspector.finish())
 }
 
-fn read_blocks(path: &Path, mut take: impl FnMut(&[u8])) -> io::Result<()> {
+/// Reads a file in blocks.
+pub(super) fn read_blocks(path: &Path, mut take: impl FnMut(&[u8])) -> io::Result<()> {
     let mut file = File::open(path)?;
     let mut buffer = vec![0; 64 * 1024];
     loop {

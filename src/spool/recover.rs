@@ -3,19 +3,24 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::Value;
+use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
 
-use crate::encode::{self, PageReader, Problem};
+use crate::clock;
+use crate::encode::{self, OggState, OpusHead, PageReader, Problem};
 use crate::time::SampleCount;
 
 use super::files::tidy;
 use super::history::{Closed, Entry, FileHistory, History, JOURNAL_VERSION, Made, Place, Started};
 use super::journal::{Kind, kind_of, lock, path_of};
 use super::names::{
-    Reserve, give_name, hash_of, inspect, manifest_of, numbered, part_of, sync_directory_of, with_suffix,
+    Reserve, give_name, hash_of, inspect, manifest_of, numbered, part_of, read_blocks, sync_directory_of, with_suffix,
 };
 use super::{FileError, FinishedFile};
 
@@ -32,6 +37,22 @@ pub struct Orphan {
     started: Started,
 }
 
+/// A file of an orphan, to be gone on with.
+#[derive(Debug)]
+pub struct OpenStream {
+    /// What it is.
+    pub made: Made,
+    /// How its stream begins.
+    pub head: OpusHead,
+    /// Where its last page left it.
+    pub state: OggState,
+    /// Its size, which is the end of that page.
+    pub bytes: u64,
+    pub(super) last_page: u64,
+    pub(super) file: File,
+    pub(super) hash: Sha256,
+}
+
 /// A file of an orphan that is complete now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecoveredFile {
@@ -44,11 +65,12 @@ pub struct RecoveredFile {
 }
 
 /// The orphans in the directory `spool`, locked, by the names of their journals; for a journal that cannot be understood,
-/// why. Recordings that go on are not among them, nor the one of id `except`. A directory that is not there has none.
+/// why. Recordings that go on are not among them, nor the one of id `except`, nor those whose journal was written less than
+/// `at_rest` ago: a process that goes on with them may be on its way. A directory that is not there has none.
 ///
 /// # Errors
 /// Where the directory cannot be read.
-pub fn orphans(spool: &Path, except: Option<&str>) -> io::Result<Vec<Result<Orphan, FileError>>> {
+pub fn orphans(spool: &Path, except: Option<&str>, at_rest: Duration) -> io::Result<Vec<Result<Orphan, FileError>>> {
     let entries = match fs::read_dir(spool) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -60,7 +82,10 @@ pub fn orphans(spool: &Path, except: Option<&str>) -> io::Result<Vec<Result<Orph
     let mut found = Vec::new();
     for path in paths.into_iter().filter(|path| except.as_ref() != Some(path)) {
         match kind_of(&path) {
-            Some(Kind::Journal) => found.extend(Orphan::at(spool, path).transpose()),
+            Some(Kind::Journal) if at_rest.is_zero() || rests_for(&path) >= at_rest => {
+                found.extend(Orphan::at(spool, path).transpose());
+            }
+            Some(Kind::Journal) => {}
             Some(Kind::Begun) => forget_begun(&path),
             None => {}
         }
@@ -68,6 +93,13 @@ pub fn orphans(spool: &Path, except: Option<&str>) -> io::Result<Vec<Result<Orph
     // A process that died between its last journal and the directory.
     tidy(spool, None);
     Ok(found)
+}
+
+/// How long ago a file was written.
+fn rests_for(path: &Path) -> Duration {
+    let written = fs::metadata(path).and_then(|file| file.modified()).map(OffsetDateTime::from);
+    // A clock that was put back makes it newer than it is.
+    written.map_or(Duration::ZERO, |written| (clock::wall() - written).try_into().unwrap_or(Duration::ZERO))
 }
 
 /// Removes a journal that was never begun, unless somebody is about to.
@@ -127,6 +159,42 @@ impl Orphan {
         self.journal.write_all(&line).and_then(|()| self.journal.sync_data()).map_err(failed)?;
         self.history.add(entry);
         Ok(())
+    }
+
+    /// Cuts every stream back to its last whole page, to go on with it. None where the recording was about to be finished,
+    /// or there is nothing to go on with. Until somebody [does](super::RecordingFiles::go_on), it is an orphan as before.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn open_files(&self) -> Result<Option<Vec<OpenStream>>, FileError> {
+        let History { stem, files, .. } = &self.history;
+        let id = &self.started.recording_id;
+        if files.is_empty() || stem.as_ref().and_then(|stem| Reserve::left_at(stem, id)).is_none() {
+            return Ok(None);
+        }
+        let mut streams = Vec::new();
+        for FileHistory { made, closed, .. } in files.values() {
+            let part = part_of(&made.path);
+            if closed.is_some() || made.what.ext != STREAM {
+                return Ok(None);
+            }
+            if !part.exists() {
+                // It was about to be made.
+                continue;
+            }
+            match open(made, &part)? {
+                Opened::ToGoOn(stream) => streams.push(*stream),
+                Opened::Ended => return Ok(None),
+                Opened::Empty => fs::remove_file(&part).map_err(|e| FileError::new("cannot remove", &part, e))?,
+            }
+        }
+        Ok((!streams.is_empty()).then_some(streams))
+    }
+
+    /// What it takes to go on with it: its directory, its journal and what that says.
+    pub(super) fn into_parts(self) -> (PathBuf, PathBuf, File, History, Started) {
+        let Self { spool, path, journal, history, started } = self;
+        (spool, path, journal, history, started)
     }
 
     /// Ends every stream after its last whole page, and gives the files their names.
@@ -329,6 +397,33 @@ fn mend(path: &Path) -> Result<Option<Closed>, FileError> {
     Ok(Some(Closed { bytes, sha256, cut_to: Some(inspect(path).map_err(failed)?.duration) }))
 }
 
+/// What a file turns out to be.
+enum Opened {
+    /// Pages of a stream that has no end yet.
+    ToGoOn(Box<OpenStream>),
+    /// A stream with its end.
+    Ended,
+    /// Not even the headers of one.
+    Empty,
+}
+
+/// Cuts a stream back to its last whole page.
+fn open(made: &Made, part: &Path) -> Result<Opened, FileError> {
+    let failed = |e| FileError::new("cannot go on with", part, e);
+    let file = OpenOptions::new().read(true).write(true).open(part).map_err(failed)?;
+    let bytes = whole_prefix(&file).map_err(failed)?;
+    file.set_len(bytes).and_then(|()| file.sync_all()).map_err(failed)?;
+    let found = inspect(part).map_err(failed)?;
+    let (Some(head), Some(state), Some(_)) = (found.head, found.state, &found.tags) else { return Ok(Opened::Empty) };
+    if found.ended {
+        return Ok(Opened::Ended);
+    }
+    let last_page = last_page(&file, bytes).map_err(failed)?.start;
+    let mut hash = Sha256::new();
+    read_blocks(part, |block| hash.update(block)).map_err(failed)?;
+    Ok(Opened::ToGoOn(Box::new(OpenStream { made: made.clone(), head, state, bytes, last_page, file, hash })))
+}
+
 /// How far a file is pages of one stream, one after the other.
 fn whole_prefix(file: &File) -> io::Result<u64> {
     let mut reader = PageReader::new();
@@ -358,8 +453,8 @@ fn whole_prefix(file: &File) -> io::Result<u64> {
     }
 }
 
-/// Makes the last page of a file of `length` bytes its stream's last.
-fn end_in_place(file: &File, length: u64) -> io::Result<()> {
+/// Where the last page of a file of `length` bytes is.
+fn last_page(file: &File, length: u64) -> io::Result<Range<u64>> {
     let mut reader = PageReader::new();
     let mut block = vec![0; 64 * 1024];
     let (mut at, mut last) = (0, 0..0);
@@ -374,6 +469,12 @@ fn end_in_place(file: &File, length: u64) -> io::Result<()> {
             last = page.offset..page.end;
         }
     }
+    Ok(last)
+}
+
+/// Makes the last page of a file of `length` bytes its stream's last.
+fn end_in_place(file: &File, length: u64) -> io::Result<()> {
+    let last = last_page(file, length)?;
     let mut page = vec![0; (last.end - last.start) as usize];
     file.read_exact_at(&mut page, last.start)?;
     if encode::end_at_last_page(&mut page) {
@@ -385,8 +486,6 @@ fn end_in_place(file: &File, length: u64) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-
-    use time::OffsetDateTime;
 
     use super::*;
     use crate::encode::{Mapping, OggInspector, OggOpusWriter, OpusHead, OpusTags, packet};

@@ -10,7 +10,7 @@ use super::UploadError;
 use super::lease;
 use super::live::clear;
 use super::state::{FileState, LiveState, STATE_VERSION};
-use super::transfer::{RECORDING_ID, Source, Transfer, known};
+use super::transfer::{RECORDING_ID, Source, Transfer, known, reserved};
 use crate::encode::{self, OggInspector, PageReader};
 use crate::spool::{FileId, NewFile, Upload as Step};
 use crate::store::{Store, StoreError};
@@ -118,10 +118,7 @@ pub async fn finish(
     left: Left,
     note: impl Fn(Step) + Send + Sync + 'static,
 ) -> Result<Adopted, UploadError> {
-    let reserved = left.steps.iter().rev().find_map(|step| match step {
-        Step::Reserved { stem, owner } => Some((stem.clone(), owner.clone())),
-        _ => None,
-    });
+    let reserved = reserved(&left.steps);
     let (wanted, ext) = left.key.rsplit_once('.').unwrap_or((&left.key, ""));
     let mut state = LiveState {
         version: STATE_VERSION,

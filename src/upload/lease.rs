@@ -42,6 +42,16 @@ pub(super) async fn reserve(store: &Store, state: &mut LiveState, ext: &str) -> 
 /// # Errors
 /// [`UploadError::Lost`] where another process has it.
 pub(super) async fn renew(store: &Store, state: &LiveState) -> Result<(), UploadError> {
+    check(store, state).await?;
+    store.put(&state.key(), state.write(), &options(false)).await?;
+    Ok(())
+}
+
+/// Looks whether the recording is still its owner's.
+///
+/// # Errors
+/// [`UploadError::Lost`] where another process has it.
+pub(super) async fn check(store: &Store, state: &LiveState) -> Result<(), UploadError> {
     match read(store, &state.key()).await? {
         Some(there) if there.owner != state.owner => return Err(UploadError::Lost(there.owner)),
         Some(_) => {}
@@ -55,7 +65,6 @@ pub(super) async fn renew(store: &Store, state: &LiveState) -> Result<(), Upload
             }
         }
     }
-    store.put(&state.key(), state.write(), &options(false)).await?;
     Ok(())
 }
 

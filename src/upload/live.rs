@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 
 use super::lease::{self, options};
 use super::state::{FileState, LiveState, STATE_VERSION, Tail};
-use super::transfer::{Source, Transfer};
+use super::transfer::{Source, Transfer, known, reserved};
 use super::{UploadConfig, UploadError};
 use crate::clock;
 use crate::encode::PageReader;
@@ -33,6 +33,8 @@ pub struct UploadPlan {
     pub key: String,
     /// How it goes up.
     pub config: UploadConfig,
+    /// What another process did on its way, in order, where this one goes on with it.
+    pub steps: Vec<Step>,
 }
 
 /// How far an upload is.
@@ -77,12 +79,15 @@ impl Upload {
         let (commands, inbox) = mpsc::unbounded_channel();
         let (told, status) = watch::channel(UploadStatus::default());
         let (stem, ext) = plan.key.rsplit_once('.').unwrap_or((&plan.key, ""));
+        let named = reserved(&plan.steps);
+        let is_named = named.is_some();
+        let (stem, owner) = named.unwrap_or_else(|| (stem.to_owned(), ulid::Ulid::new().to_string()));
         let state = LiveState {
             version: STATE_VERSION,
             recording_id: plan.recording_id,
-            owner: ulid::Ulid::new().to_string(),
+            owner,
             every_seconds: plan.config.tail_every.unwrap_or(Duration::from_secs(5)).as_secs().max(1),
-            stem: stem.to_owned(),
+            stem,
             files: Vec::new(),
             so_far: None,
             done: false,
@@ -92,6 +97,8 @@ impl Upload {
             transfer: Transfer::new(store, state, note),
             ext: ext.to_owned(),
             sources: Vec::new(),
+            steps: plan.steps,
+            is_named,
             reserved: false,
             tails: plan.config.tail_every.is_some(),
             stale: Vec::new(),
@@ -171,6 +178,10 @@ struct Live {
     /// Where the bytes of the state's files come from.
     sources: Vec<Source>,
     every: Duration,
+    /// What another process did before.
+    steps: Vec<Step>,
+    /// Whether that one took the name.
+    is_named: bool,
     reserved: bool,
     /// Whether tail objects are written.
     tails: bool,
@@ -275,7 +286,9 @@ impl Live {
     fn add(&mut self, file: SpoolFile) {
         let (id, what) = (file.id(), file.what().clone());
         let key = key_of(&self.transfer.state, &what.suffix, &what.ext);
-        self.transfer.state.files.push(FileState::new(id, what, key));
+        let mut state = FileState::new(id, what, key);
+        known(id, &self.steps, &mut state);
+        self.transfer.state.files.push(state);
         self.sources.push(Source::Growing(file));
     }
 
@@ -336,11 +349,15 @@ impl Live {
             return Ok(());
         }
         let state = &mut self.transfer.state;
-        lease::reserve(&self.transfer.store, state, &self.ext).await?;
-        for n in 0..state.files.len() {
-            let FileState { what, .. } = state.files[n].clone();
-            state.files[n].key = String::new();
-            state.files[n].key = key_of(state, &what.suffix, &what.ext);
+        if self.is_named {
+            lease::check(&self.transfer.store, state).await?;
+        } else {
+            lease::reserve(&self.transfer.store, state, &self.ext).await?;
+            for n in 0..state.files.len() {
+                let FileState { what, .. } = state.files[n].clone();
+                state.files[n].key = String::new();
+                state.files[n].key = key_of(state, &what.suffix, &what.ext);
+            }
         }
         let (stem, owner) = (state.stem.clone(), state.owner.clone());
         tracing::info!(to = self.transfer.store.location(&format!("{stem}.{}", self.ext)), "will be uploaded");

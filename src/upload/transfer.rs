@@ -268,6 +268,14 @@ fn content_type(ext: &str) -> &'static str {
     }
 }
 
+/// The name that a recording has in its store and the word for who writes it, from its journal.
+pub(super) fn reserved(steps: &[Step]) -> Option<(String, String)> {
+    steps.iter().rev().find_map(|step| match step {
+        Step::Reserved { stem, owner } => Some((stem.clone(), owner.clone())),
+        _ => None,
+    })
+}
+
 /// What is known of a file from its journal.
 pub(super) fn known(file: FileId, steps: &[Step], state: &mut FileState) {
     for step in steps {

@@ -1,0 +1,143 @@
+//! A recording whose process died while its call goes on: this process goes on with it, under the same id.
+
+use std::io;
+use std::path::Path;
+use std::time::Instant;
+
+use crate::clock::{self, RecordingClock};
+use crate::config::OutputKind;
+use crate::mix::{Begun, Gain, Side};
+use crate::room::RoomInfo;
+use crate::spool::recover::{OpenStream, Orphan};
+use crate::spool::{FileError, Place};
+use crate::time::{ClockTime, MediaTime, SampleCount};
+
+use super::manifest::Manifest;
+use super::outcome::Reason;
+use super::outputs::{BegunOutput, Speaker};
+
+/// What an earlier process left of the recording that goes on. As long as this is held, nobody else takes it; dropped, it is
+/// an orphan as before.
+#[derive(Debug)]
+pub struct Earlier {
+    /// The recording, locked.
+    pub orphan: Orphan,
+    /// Its streams, cut back to their last whole pages.
+    pub streams: Vec<OpenStream>,
+    /// What it knew last.
+    pub manifest: Manifest,
+    /// Its clock.
+    pub clock: RecordingClock,
+    /// Where this process joined, on that clock.
+    pub now: MediaTime,
+}
+
+impl Earlier {
+    /// Finds the recording of this id in `spool`, if its process died in a call that is the one of `room`, which was joined at
+    /// `at`. Waits for the disk.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn find(
+        spool: &Path,
+        recording_id: &str,
+        place: &Place,
+        room: &RoomInfo,
+        at: Instant,
+    ) -> Result<Option<Self>, FileError> {
+        let Some(orphan) = Orphan::of(spool, recording_id)? else { return Ok(None) };
+        let not_this = |why: &str| {
+            tracing::info!(why, "what an earlier process recorded under this id is a recording of its own");
+            Ok(None)
+        };
+        let Some(manifest) = orphan.history().so_far.clone() else { return not_this("its journal is too short") };
+        let Ok(manifest) = serde_json::from_value::<Manifest>(manifest) else {
+            return not_this("its journal is of another version");
+        };
+        if !is_same_call(&manifest.room, room) {
+            return not_this("it was another call");
+        }
+        if !is_same_place(&orphan.started().place, place) {
+            return not_this("it was to end up elsewhere");
+        }
+        let Some(clock) = clock_of(&orphan) else { return not_this("its clock cannot be gone on with") };
+        let Some(streams) = orphan.open_files()? else { return not_this("there is nothing to go on with") };
+        let now = MediaTime::from(clock.at(at));
+        if streams.iter().any(|stream| played(stream) > now) {
+            return not_this("it is longer than the time that has passed since it began");
+        }
+        Ok(Some(Self { orphan, streams, manifest, clock, now }))
+    }
+
+    /// Its streams, as whoever makes them needs them.
+    ///
+    /// # Errors
+    /// For a kind of output that is not known.
+    pub fn begun(&self) -> Result<Vec<BegunOutput>, FileError> {
+        let begun = |OpenStream { made, head, state, .. }: &OpenStream| {
+            let unknown = |error: String| io::Error::new(io::ErrorKind::InvalidData, error);
+            let kind: OutputKind = made.what.kind.parse().map_err(|error| {
+                FileError::new("cannot go on with", &made.path, unknown(format!("an output of kind {error}")))
+            })?;
+            let stream = Begun { head: *head, state: *state, now: self.now };
+            Ok(BegunOutput { kind, participant: made.what.participant.clone(), stream })
+        };
+        self.streams.iter().map(begun).collect()
+    }
+
+    /// Who was heard, and on which side.
+    pub fn speakers(&self) -> Vec<Speaker> {
+        let on = |side: Side, who: &[String]| {
+            let speaker = move |identity: &String| Speaker { identity: identity.clone(), side, gain: Gain::UNITY };
+            who.iter().map(speaker).collect::<Vec<_>>()
+        };
+        let outputs = &self.manifest.outputs;
+        outputs
+            .iter()
+            .flat_map(|output| [on(Side::Left, &output.left), on(Side::Right, &output.right)].concat())
+            .collect()
+    }
+
+    /// Whether anybody was heard.
+    pub fn heard(&self) -> bool {
+        self.manifest.tracks.iter().any(|track| track.ledger.sums.received > 0)
+    }
+
+    /// What its death cost.
+    pub fn reason(&self) -> Reason {
+        let end = self.streams.iter().map(played).min().unwrap_or(MediaTime::ZERO);
+        Reason::Restarted {
+            accounted_seconds: (MediaTime::ZERO + self.manifest.samples).min(end).as_secs_f64(),
+            from_seconds: end.as_secs_f64(),
+            to_seconds: self.now.as_secs_f64(),
+        }
+    }
+}
+
+/// Up to where a stream plays.
+fn played(stream: &OpenStream) -> MediaTime {
+    MediaTime::ZERO + SampleCount(stream.state.granule.saturating_sub(u64::from(stream.head.pre_skip)))
+}
+
+fn is_same_call(one: &RoomInfo, other: &RoomInfo) -> bool {
+    // A server that has not settled the id yet says none.
+    one.name == other.name && (one.sid == other.sid || one.sid.is_empty() || other.sid.is_empty())
+}
+
+fn is_same_place(one: &Place, other: &Place) -> bool {
+    match (one, other) {
+        (Place::Directory(one), Place::Directory(other)) => std::path::absolute(other).is_ok_and(|other| *one == other),
+        (one, other) => one == other,
+    }
+}
+
+/// The clock of an earlier process: by the machine's, where it still runs, else by the time of day.
+fn clock_of(orphan: &Orphan) -> Option<RecordingClock> {
+    let started = orphan.started();
+    let zero = started.boot_zero.as_ref().and_then(clock::at_since_boot).or_else(|| {
+        let ago = clock::wall() - started.wall_zero;
+        clock::now().checked_sub(ago.try_into().ok()?)
+    })?;
+    let clock = RecordingClock::new(zero, started.wall_zero);
+    (clock.now() >= ClockTime::ZERO).then_some(clock)
+}

@@ -1,0 +1,139 @@
+//! How a recording begins: anew, or where an earlier process of the same recording left it.
+
+use std::time::Instant;
+
+use crate::analysis::AnalysisConfig;
+use crate::clock::{self, RecordingClock};
+use crate::config::{Config, NameValues};
+use crate::room::RoomInfo;
+use crate::spool::{JOURNAL_VERSION, Memory, Place, Reservation, Started};
+use crate::store::Store;
+use crate::time::MediaTime;
+use crate::upload::UploadConfig;
+
+use super::earlier::Earlier;
+use super::manifest::Manifest;
+use super::outcome::Reason;
+use super::outputs::Speaker;
+use super::pipeline::Pipeline;
+use super::sinks::{EXT, Sinks};
+
+/// What a recording begins with.
+pub struct Start {
+    /// Its clock.
+    pub clock: RecordingClock,
+    /// Its audio path.
+    pub pipeline: Pipeline,
+    /// Its files.
+    pub sinks: Sinks,
+    /// What was before, where it goes on.
+    pub before: Option<Before>,
+}
+
+/// What an earlier process knew of a recording.
+pub struct Before {
+    /// All of it.
+    pub manifest: Manifest,
+    /// What the recording lacks, that process included.
+    pub reasons: Vec<Reason>,
+    /// Whether anybody was heard.
+    pub heard: bool,
+    /// Who, and on which side.
+    pub speakers: Vec<Speaker>,
+    /// Where this process goes on.
+    pub now: MediaTime,
+}
+
+impl Start {
+    /// Goes on with the recording of this id, if its process died in this call; else begins it. The room was joined at `at`.
+    ///
+    /// # Errors
+    /// Why there can be no recording.
+    pub async fn of(config: &Config, room: &RoomInfo, at: Instant, store: Option<Store>) -> Result<Self, Reason> {
+        let place = match &store {
+            Some(store) => Place::Store(store.to_string()),
+            None => Place::Directory(config.out.clone()),
+        };
+        let store = store.map(|store| (store, config.upload));
+        match find(config, room, at, &place).await {
+            Some((earlier, pipeline)) => Self::again(earlier, pipeline, store).await,
+            None => Self::anew(config, room, at, place, store).await,
+        }
+    }
+
+    async fn anew(
+        config: &Config,
+        room: &RoomInfo,
+        at: Instant,
+        place: Place,
+        store: Option<(Store, UploadConfig)>,
+    ) -> Result<Self, Reason> {
+        let wall = clock::wall() - clock::now().saturating_duration_since(at);
+        let clock = RecordingClock::new(at, wall);
+        let name = config.name.render(&NameValues {
+            room_name: &room.name,
+            room_id: &room.sid,
+            time: wall,
+            recording_id: &config.recording_id,
+            job_id: config.job_id.as_deref().unwrap_or(&config.recording_id),
+            participant: "",
+            track: "",
+            ext: EXT,
+        });
+        let started = Started {
+            version: JOURNAL_VERSION,
+            recording_id: config.recording_id.clone(),
+            room: room.name.clone(),
+            pid: std::process::id(),
+            wall_zero: wall,
+            boot_zero: clock::since_boot(at),
+            place,
+            name,
+        };
+        let wanted = Reservation { spool: config.spool_dir(), started, memory: Memory::of_process() };
+        let sinks = Sinks::reserve(wanted, store).await?;
+        let pipeline = Pipeline::new(config, fastrand::u32(..))
+            .map_err(|error| Reason::Internal { message: error.to_string() })?;
+        Ok(Self { clock, pipeline, sinks, before: None })
+    }
+
+    async fn again(earlier: Earlier, pipeline: Pipeline, store: Option<(Store, UploadConfig)>) -> Result<Self, Reason> {
+        let (heard, reason, speakers) = (earlier.heard(), earlier.reason(), earlier.speakers());
+        tracing::warn!(%reason, "going on with what an earlier process recorded");
+        let Earlier { orphan, streams, manifest, clock, now } = earlier;
+        let sinks = Sinks::go_on(orphan, streams, Memory::of_process(), store).await?;
+        let mut reasons = manifest.reasons.clone();
+        reasons.push(reason);
+        Ok(Self { clock, pipeline, sinks, before: Some(Before { manifest, reasons, heard, speakers, now }) })
+    }
+}
+
+/// What an earlier process left of this recording, and the audio path that goes on with it. Where that cannot be, it is told
+/// why, and what it left becomes a recording of its own.
+async fn find(config: &Config, room: &RoomInfo, at: Instant, place: &Place) -> Option<(Earlier, Pipeline)> {
+    let (spool, id, place, room) = (config.spool_dir(), config.recording_id.clone(), place.clone(), room.clone());
+    let found = tokio::task::spawn_blocking(move || Earlier::find(&spool, &id, &place, &room, at)).await;
+    let earlier = match found {
+        Ok(Ok(earlier)) => earlier?,
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "cannot go on with what an earlier process recorded");
+            return None;
+        }
+        Err(error) => {
+            tracing::error!(%error, "looking for what an earlier process recorded failed");
+            return None;
+        }
+    };
+    let config = Config { analysis: AnalysisConfig::OFF, ..config.clone() };
+    let pipeline = earlier
+        .begun()
+        .map_err(|error| error.to_string())
+        .and_then(|begun| Pipeline::going_on(&config, &begun, earlier.speakers()).map_err(|error| error.to_string()));
+    match pipeline {
+        Ok(pipeline) => Some((earlier, pipeline)),
+        Err(why) => {
+            tracing::warn!(%why, "what an earlier process recorded is not gone on with");
+            None
+        }
+    }
+}

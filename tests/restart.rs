@@ -1,0 +1,248 @@
+//! A recorder that is started again while its call goes on continues the stream where the one before it was killed.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use callreel::clock;
+use callreel::encode::OggInspector;
+use callreel::recording::{Manifest, Outcome, Reason, RecordingResult};
+use callreel::testkit::analysis;
+use callreel::testkit::audio::{Audio, generate};
+use callreel::testkit::{LiveKitServer, Publisher, PublisherConfig, StorageServer, TrackOptions};
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStderr, Command};
+
+/// What may be missing before the kill.
+const MAY_MISS: f64 = 1.0;
+
+/// What is spoken again and again, a second of it per second.
+const LOOP: Duration = Duration::from_secs(5);
+
+fn callreel() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_callreel"));
+    for (name, _) in std::env::vars() {
+        if ["LIVEKIT", "CALLREEL", "S3_", "AWS_"].iter().any(|prefix| name.starts_with(prefix)) {
+            command.env_remove(name);
+        }
+    }
+    command.env("AWS_EC2_METADATA_DISABLED", "true").env("RUST_LOG", "warn,callreel=debug");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+}
+
+struct Recorder {
+    process: Child,
+    log: Lines<BufReader<ChildStderr>>,
+}
+
+impl Recorder {
+    /// Starts a recorder, and waits until it records.
+    async fn start(server: &LiveKitServer, storage: Option<&StorageServer>, root: &Path) -> Self {
+        let mut command = callreel();
+        command.args(["record", "--url", &server.url(), "--room", "call", "--name", "call", "--recording-id", "R1"]);
+        command.args(["--departure-timeout", "60s", "--tail-every", "1s", "--outputs", "mix,dual,tracks", "--spool"]);
+        command.arg(root.join("spool")).arg("--out");
+        command.env("LIVEKIT_API_KEY", server.api_key()).env("LIVEKIT_API_SECRET", server.api_secret());
+        match storage.map(|storage| storage.s3_config("calls")) {
+            None => command.arg(root.join("out")),
+            Some(s3) => {
+                command.env("S3_ENDPOINT", s3.endpoint.unwrap()).env("S3_REGION", "us-east-1");
+                command.env("S3_ACCESS_KEY", s3.access_key.unwrap()).env("S3_SECRET", s3.secret.unwrap().expose());
+                command.arg("s3://calls/2026")
+            }
+        };
+        let mut process = command.spawn().unwrap();
+        let log = BufReader::new(process.stderr.take().unwrap()).lines();
+        let mut recorder = Self { process, log };
+        recorder.says("recording started").await;
+        recorder
+    }
+
+    async fn says(&mut self, word: &str) {
+        let mut said = Vec::new();
+        while let Some(line) = self.log.next_line().await.unwrap() {
+            if line.contains(word) {
+                return;
+            }
+            said.push(line);
+        }
+        panic!("it never said {word:?}, but {said:#?}");
+    }
+
+    async fn kill(mut self) -> time::OffsetDateTime {
+        let at = clock::wall();
+        self.process.kill().await.unwrap();
+        at
+    }
+
+    /// Tells it to stop, and gives its result and when it was told.
+    async fn finish(mut self) -> (RecordingResult, time::OffsetDateTime) {
+        let told = clock::wall();
+        let pid = self.process.id().unwrap().to_string();
+        assert!(std::process::Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        let drained = async { while self.log.next_line().await.is_ok_and(|line| line.is_some()) {} };
+        let stdout = self.process.stdout.take().unwrap();
+        let mut lines = BufReader::new(stdout).lines();
+        let mut last = String::new();
+        let read = async {
+            while let Some(line) = lines.next_line().await.unwrap() {
+                last = line;
+            }
+        };
+        tokio::join!(drained, read);
+        self.process.wait().await.unwrap();
+        (serde_json::from_str(&last).expect(&last), told)
+    }
+}
+
+/// Somebody who speaks in a loop.
+struct Speaker {
+    identity: &'static str,
+    _publisher: Publisher,
+    voice: callreel::testkit::Voice,
+    sound: Audio,
+}
+
+impl Speaker {
+    async fn join(server: &LiveKitServer, identity: &'static str, seed: u64) -> Self {
+        let publisher = Publisher::join(PublisherConfig::on(server, "call", identity)).await.unwrap();
+        let sound = generate::speech(seed, LOOP);
+        let voice = publisher.publish(sound.clone(), TrackOptions::default().looped(true)).await.unwrap();
+        Self { identity, _publisher: publisher, voice, sound }
+    }
+
+    /// How far into its loop the speech is `at` seconds into the recording, in samples.
+    fn phase(&self, heard: &[f32], at: f64) -> f64 {
+        let from = (at * 48_000.0) as usize;
+        let twice = self.sound.clone().then(&self.sound);
+        let found = analysis::find(&heard[from..from + 72_000], twice.channel(0)).expect("speech");
+        assert!(found.score > 0.5, "{at} s: {found:?}");
+        found.offset as f64
+    }
+}
+
+/// A stretch of seconds.
+type Span = (f64, f64);
+
+/// Checks a file: it is one whole stream, nothing is in the holes, and what speakers say is at its place before and after.
+fn check(bytes: &[u8], speakers: &[&Speaker], holes: &[Span], manifest: &Manifest) {
+    let mut inspector = OggInspector::new();
+    inspector.push(bytes);
+    let found = inspector.finish();
+    assert!(found.is_clean(), "{:?}", found.problems);
+    assert!((found.duration.as_secs_f64() - manifest.duration_seconds).abs() < 0.03);
+    let heard = Audio::from_ogg_opus(bytes).unwrap();
+    for (from, to) in holes {
+        for channel in 0..heard.channel_count() {
+            let silent = &heard.channel(channel)[((from + 0.05) * 48_000.0) as usize..(to * 48_000.0) as usize];
+            assert!(analysis::peak(silent) < 0.001, "a peak of {} from {from} to {to}", analysis::peak(silent));
+        }
+    }
+    for (channel, speaker) in speakers.iter().enumerate() {
+        let (before, after) = (holes[0].0 - 2.0, holes[1].1 + 1.5);
+        let passed = (after - before) * 48_000.0;
+        let around = LOOP.as_secs_f64() * 48_000.0;
+        let heard = heard.channel(channel);
+        let off = speaker.phase(heard, after) - speaker.phase(heard, before) - passed;
+        let off = (off + around / 2.0).rem_euclid(around) - around / 2.0;
+        println!("{}: {:.1} ms off after the hole", speaker.identity, off / 48.0);
+        assert!(off.abs() < 960.0, "{off} samples off");
+    }
+}
+
+/// What came of a call that three processes recorded one after the other, under one id.
+struct Interrupted {
+    result: RecordingResult,
+    holes: Vec<Span>,
+    alice: Speaker,
+    bob: Speaker,
+}
+
+async fn record(server: &LiveKitServer, storage: Option<&StorageServer>, root: &Path) -> Interrupted {
+    let first = Recorder::start(server, storage, root).await;
+    let alice = Speaker::join(server, "alice", 1).await;
+    let bob = Speaker::join(server, "bob", 2).await;
+    alice.voice.sent_at_least(250).await.unwrap();
+    let killed = first.kill().await;
+    // Whoever ends what others leave, leaves this to the process that goes on.
+    let mut watcher = callreel().args(["recover", "--watch", "--spool"]).arg(root.join("spool")).spawn().unwrap();
+    alice.voice.sent_at_least(325).await.unwrap();
+    let second = Recorder::start(server, storage, root).await;
+    let journal = root.join("spool/R1.journal");
+    while !std::fs::read_to_string(&journal).is_ok_and(|journal| journal.contains("restarted")) {
+        tokio::task::yield_now().await;
+    }
+    second.kill().await;
+    let last = Recorder::start(server, storage, root).await;
+    let joined = clock::wall();
+    alice.voice.sent_at_least(700).await.unwrap();
+    let (result, told) = last.finish().await;
+    watcher.kill().await.unwrap();
+    let hole = |reason: &Reason| match reason {
+        Reason::Restarted { from_seconds, to_seconds, .. } => Some((*from_seconds, *to_seconds)),
+        _ => None,
+    };
+    let holes: Vec<Span> = result.reasons.iter().filter_map(hole).collect();
+    assert_eq!((holes.len(), result.reasons.len()), (2, 2), "{:?}", result.reasons);
+    assert_eq!(result.outcome, Outcome::Degraded);
+    let since = |at: time::OffsetDateTime, seconds: f64| (at - killed).as_seconds_f64() + seconds;
+    // Where the first was killed, on the recording's clock, by when the last was told to stop.
+    let length = result.outputs[0].duration_seconds;
+    let missing = length - since(told, 0.0) - holes[0].0;
+    println!("{missing:.2} s are missing before the kill; holes {holes:?}, {length:.2} s in all");
+    assert!((0.0..=MAY_MISS).contains(&missing), "{missing}");
+    assert!((length - (told - joined).as_seconds_f64() - holes[1].1).abs() < 0.5, "{holes:?} of {length}");
+    Interrupted { result, holes, alice, bob }
+}
+
+fn check_all(call: &Interrupted, manifest: &Manifest, read: impl Fn(&str) -> Vec<u8>) {
+    let Interrupted { holes, alice, bob, .. } = call;
+    manifest.check().unwrap();
+    let names: Vec<&str> = manifest.outputs.iter().map(|output| &*output.file).collect();
+    assert_eq!(names, ["call.ogg", "call-dual.ogg", "call-alice.ogg", "call-bob.ogg"]);
+    assert_eq!((&*manifest.outputs[1].left, &*manifest.outputs[1].right), (&["alice".into()][..], &["bob".into()][..]));
+    for (name, speakers) in names.iter().zip([&[][..], &[alice, bob], &[alice], &[bob]]) {
+        println!("{name}");
+        check(&read(name), speakers, holes, manifest);
+    }
+    let sessions: Vec<(&str, bool)> =
+        manifest.participants.iter().map(|there| (&*there.identity, there.left_sample.is_none())).collect();
+    assert_eq!(sessions, [("alice", true), ("bob", true)], "they never left");
+    assert!(manifest.tracks.len() >= 4, "two tracks, before and after");
+}
+
+fn everything(root: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(root).into_iter().flatten().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { everything(&path) } else { vec![path] }).collect()
+}
+
+#[tokio::test]
+async fn a_recorder_that_is_started_again_goes_on_with_the_same_files() {
+    let server = LiveKitServer::start().await.unwrap();
+    let root = tempfile::tempdir().unwrap();
+    let call = record(&server, None, root.path()).await;
+    let out = root.path().join("out");
+    let manifest: Manifest = serde_json::from_slice(&std::fs::read(out.join("call.json")).unwrap()).unwrap();
+    check_all(&call, &manifest, |name| std::fs::read(out.join(name)).unwrap());
+    assert_eq!(everything(root.path()).len(), 5, "{:?}", everything(root.path()));
+}
+
+#[tokio::test]
+async fn it_goes_on_with_the_same_objects_of_a_store() {
+    let server = LiveKitServer::start().await.unwrap();
+    let storage = StorageServer::versitygw().await.unwrap();
+    let store = storage.store("calls").await.unwrap();
+    let root = tempfile::tempdir().unwrap();
+    let call = record(&server, Some(&storage), root.path()).await;
+    assert!(call.result.outputs[0].location == "s3://calls/2026/call.ogg", "{:?}", call.result.outputs);
+    let mut objects = std::collections::BTreeMap::new();
+    for object in store.list("").await.unwrap() {
+        objects.insert(object.key.clone(), store.get(&object.key, None).await.unwrap().to_vec());
+    }
+    assert_eq!(objects.len(), 5, "{:?}", objects.keys());
+    assert_eq!(storage.open_uploads("calls").await.unwrap(), 0);
+    let manifest: Manifest = serde_json::from_slice(&objects["2026/call.json"]).unwrap();
+    check_all(&call, &manifest, |name| objects[&format!("2026/{name}")].clone());
+    assert!(everything(root.path()).is_empty(), "{:?}", everything(root.path()));
+}
