@@ -605,6 +605,86 @@ mod tests {
         }
     }
 
+    /// What a process leaves that dies after the first `pages` of a call's, and half of the next.
+    async fn left_behind(dir: &Path, all: &[Vec<u8>], pages: usize) -> SpoolFile {
+        let (mut files, _events) = files(dir, "call.ogg", "r1");
+        let file = files.create(ogg(""));
+        all[..pages].iter().for_each(|page| files.append(file.id(), page.clone()));
+        let length = all[..pages].iter().map(Vec::len).sum::<usize>() as u64;
+        file.progress().wait_for(|progress| progress.synced == length).await.unwrap();
+        let part = part_of(&dir.join("call.ogg"));
+        let mut torn = fs::OpenOptions::new().append(true).open(part).unwrap();
+        io::Write::write_all(&mut torn, &all[pages][..all[pages].len() / 2]).unwrap();
+        file
+    }
+
+    /// The recording, as soon as the volume's thread has let go of it.
+    async fn orphan(dir: &Path) -> Orphan {
+        loop {
+            match Orphan::of(&dir.join(".spool"), "r1").unwrap() {
+                Some(orphan) => return orphan,
+                None => tokio::task::yield_now().await,
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn another_process_goes_on_where_one_died() {
+        for keep in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let all = pages(5);
+            drop(left_behind(dir.path(), &all, 3).await);
+            let orphan = orphan(dir.path()).await;
+            let streams = orphan.open_files().unwrap().expect("a stream");
+            assert_eq!((streams[0].state.granule, streams[0].state.sequence), (96_000, 4));
+            let (events, _inbox) = mpsc::unbounded_channel();
+            let files = RecordingFiles::go_on(orphan, streams, &Memory::new(1 << 20), events).unwrap();
+            assert!(Orphan::of(&dir.path().join(".spool"), "r1").unwrap().is_none(), "it goes on");
+            files.keep_in_memory(keep);
+            let file = files.files()[0].clone();
+            let before = all[..3].concat();
+            assert_eq!(file.read(0..before.len() as u64).await.unwrap(), before);
+            all[3..].iter().for_each(|page| files.append(file.id(), page.clone()));
+            let done = files.finish(file.id(), true).await.unwrap();
+            assert_eq!(fs::read(dir.path().join("call.ogg")).unwrap(), all.concat());
+            assert_eq!((done.bytes, done.sha256), (all.concat().len() as u64, hash_of(&done.path).unwrap()));
+            files.write_manifest(b"{}".to_vec()).await.unwrap();
+            files.done().await;
+            assert_eq!(left(dir.path()), ["call.json", "call.ogg"]);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_was_gone_on_with_and_broke_at_once_ends_where_the_first_process_left_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let all = pages(5);
+        drop(left_behind(dir.path(), &all, 3).await);
+        let orphan = orphan(dir.path()).await;
+        let streams = orphan.open_files().unwrap().expect("a stream");
+        let (events, _inbox) = mpsc::unbounded_channel();
+        let files = RecordingFiles::go_on(orphan, streams, &Memory::new(10), events).unwrap();
+        let file = files.files()[0].id();
+        files.append(file, all[3].clone());
+        let done = files.finish(file, true).await.unwrap();
+        let mut inspector = OggInspector::new();
+        inspector.push(&fs::read(&done.path).unwrap());
+        let found = inspector.finish();
+        assert!(found.is_clean(), "{:?}", found.problems);
+        assert_eq!(done.cut_to, Some(SampleCount(96_000 - 312)));
+    }
+
+    #[tokio::test]
+    async fn what_is_about_to_be_finished_is_not_gone_on_with() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut files, _events) = files(dir.path(), "call.ogg", "r1");
+        let file = files.create(ogg(""));
+        pages(1).into_iter().for_each(|page| files.append(file.id(), page));
+        files.finish(file.id(), true).await.unwrap();
+        drop((file, files));
+        let orphan = orphan(dir.path()).await;
+        assert!(orphan.open_files().unwrap().is_none());
+    }
+
     /// A disk of its own that is small: `CALLREEL_TEST_DISK` of a process in a mount namespace, else none.
     fn small_disk() -> Option<PathBuf> {
         std::env::var_os("CALLREEL_TEST_DISK").map(PathBuf::from)

@@ -533,7 +533,7 @@ mod tests {
     }
 
     fn only(spool: &Path) -> Orphan {
-        let mut found = orphans(spool, None).unwrap();
+        let mut found = orphans(spool, None, Duration::ZERO).unwrap();
         assert_eq!(found.len(), 1);
         found.remove(0).unwrap()
     }
@@ -609,7 +609,7 @@ mod tests {
         orphan.done().unwrap();
         let left: Vec<_> = everything(dir.path()).into_keys().collect();
         assert_eq!(left, [PathBuf::from("call.json"), "call.ogg".into()]);
-        assert!(!spool.exists() && orphans(&spool, None).unwrap().is_empty());
+        assert!(!spool.exists() && orphans(&spool, None, Duration::ZERO).unwrap().is_empty());
     }
 
     #[test]
@@ -670,9 +670,9 @@ mod tests {
         let spool = left_behind(dir.path(), &stream());
         let before = everything(dir.path());
         let orphan = only(&spool);
-        assert!(orphans(&spool, None).unwrap().is_empty(), "another has it");
+        assert!(orphans(&spool, None, Duration::ZERO).unwrap().is_empty(), "another has it");
         drop(orphan);
-        assert!(orphans(&spool, Some("r1")).unwrap().is_empty(), "it is not wanted");
+        assert!(orphans(&spool, Some("r1"), Duration::ZERO).unwrap().is_empty(), "it is not wanted");
         assert!(Orphan::of(&spool, "r1").unwrap().is_some());
         // A torn line was cut off, and nothing else was touched.
         let after = everything(dir.path());
@@ -706,7 +706,7 @@ mod tests {
         let newer = Entry::Started(Started { version: JOURNAL_VERSION + 1, ..started });
         for text in [newer.line().unwrap(), b"not a journal".to_vec(), Vec::new()] {
             fs::write(spool.join("r1.journal"), &text).unwrap();
-            let found = orphans(&spool, None).unwrap();
+            let found = orphans(&spool, None, Duration::ZERO).unwrap();
             assert!(matches!(&found[..], [Err(_)]));
             drop(found);
             assert_eq!(fs::read(spool.join("r1.journal")).unwrap(), text);
@@ -719,8 +719,11 @@ mod tests {
         let begun = dir.path().join("r1.journal.part");
         fs::write(&begun, b"{").unwrap();
         let held = lock(&begun).unwrap();
-        assert!(orphans(dir.path(), None).unwrap().is_empty() && begun.exists());
+        assert!(orphans(dir.path(), None, Duration::ZERO).unwrap().is_empty() && begun.exists());
         drop(held);
-        assert!(orphans(dir.path(), None).unwrap().is_empty() && !dir.path().exists(), "nor is its directory left");
+        assert!(
+            orphans(dir.path(), None, Duration::ZERO).unwrap().is_empty() && !dir.path().exists(),
+            "nor is its directory left"
+        );
     }
 }
