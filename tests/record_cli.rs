@@ -178,10 +178,7 @@ async fn what_makes_no_sense_is_bad_usage() {
         (&["--url", "ws://x", "--api-key", "k", "--room", "r"], "api_secret"),
         (&["--url", "ws://x", "--api-key", "k", "--api-secret", "s"], "room"),
         (&["--url", "ws://x", "--api-key", "k", "--api-secret", "s", "--room", "r", "--name", "{rom}"], "rom"),
-        (
-            &["--url", "ws://x", "--api-key", "k", "--api-secret", "s", "--room", "r", "--out", "s3://b"],
-            "not available",
-        ),
+        (&["--url", "ws://x", "--api-key", "k", "--api-secret", "s", "--room", "r", "--out", "ftp://b"], "ftp"),
         (
             &["--url", "ws://x", "--api-key", "k", "--api-secret", "s", "--room", "r", "--format", "mp4"],
             "not available",

@@ -6,6 +6,7 @@ pub mod density;
 mod error;
 pub mod fuzz;
 pub mod g711;
+mod guard;
 #[cfg(target_os = "linux")]
 pub mod load;
 pub mod publisher;

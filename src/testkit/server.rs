@@ -11,10 +11,9 @@
 //! ```
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use livekit_api::services::room::{CreateRoomOptions, RoomClient, UpdateParticipantOptions};
@@ -23,6 +22,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::TestkitError;
+use super::guard::{Guarded, read_log, tail};
 use crate::room::ensure_crypto_provider;
 
 /// The version of livekit-server that the tests are written against.
@@ -33,7 +33,6 @@ const API_SECRET: &str = "loopback-only-secret-of-the-testkit-0001";
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 const HEALTH_INTERVAL: Duration = Duration::from_millis(15);
 const PORT_ATTEMPTS: usize = 5;
-const LOG_TAIL: usize = 4_000;
 
 /// Where the tools that tests need are installed: `$CALLREEL_CACHE/tools`, else `$XDG_CACHE_HOME/callreel/tools`,
 /// else `~/.cache/callreel/tools`.
@@ -249,7 +248,7 @@ impl LiveKitServer {
 
     /// The process id, while it runs.
     pub fn pid(&self) -> Option<u32> {
-        self.process.as_ref().map(|process| process.child.id())
+        self.process.as_ref().map(|process| process.guarded.id())
     }
 
     /// Everything the server logged so far, all its lives since the start.
@@ -394,54 +393,23 @@ impl Ports {
 /// One life of the server process, ended when dropped.
 #[derive(Debug)]
 struct Process {
-    child: Child,
-    guard: Child,
+    guarded: Guarded,
 }
 
 impl Process {
     fn spawn(binary: &Path, dir: &Path) -> Result<Self, TestkitError> {
         let failed = |what| TestkitError::io(format!("{what} {}", binary.display()));
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(dir.join("server.log"))
-            .map_err(TestkitError::io("the log of livekit-server"))?;
-        let log_too = log.try_clone().map_err(TestkitError::io("the log of livekit-server"))?;
-        let mut child = Command::new(binary)
-            .arg("--config")
-            .arg(dir.join("config.yaml"))
-            .stdin(Stdio::null())
-            .stdout(log)
-            .stderr(log_too)
-            .spawn()
-            .map_err(failed("starting"))?;
-
-        // A test process that is killed drops nothing. Its end of this pipe closes all the same, and the guard then
-        // ends the one server it was told of.
-        let guard = Command::new("sh")
-            .args(["-c", "read -r _; kill -9 \"$1\" 2>/dev/null", "sh"])
-            .arg(child.id().to_string())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        match guard {
-            Ok(guard) => Ok(Self { child, guard }),
-            Err(error) => {
-                end(&mut child);
-                Err(failed("guarding")(error))
-            }
-        }
+        let mut command = Command::new(binary);
+        command.arg("--config").arg(dir.join("config.yaml"));
+        Ok(Self { guarded: Guarded::spawn(&mut command, dir).map_err(failed("starting"))? })
     }
 
     async fn ready(&mut self, ports: &Ports, dir: &Path) -> Result<(), TestkitError> {
         let failed = |reason| TestkitError::ServerStart { reason, log: tail(&read_log(dir)) };
         let wait = async {
             loop {
-                match self.child.try_wait() {
-                    Ok(None) => {}
-                    Ok(Some(status)) => return Err(failed(format!("it ended with {status}"))),
-                    Err(error) => return Err(failed(format!("its state is unknown: {error}"))),
+                if let Some(why) = self.guarded.ended() {
+                    return Err(failed(why));
                 }
                 if healthy(ports.http).await {
                     return Ok(());
@@ -454,20 +422,6 @@ impl Process {
             Err(_) => Err(failed(format!("no answer within {} s", START_TIMEOUT.as_secs()))),
         }
     }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // The guard first: once the server is reaped its id may belong to another process.
-        end(&mut self.guard);
-        end(&mut self.child);
-    }
-}
-
-fn end(child: &mut Child) {
-    // Both fail only where the process has ended by itself.
-    let _ = child.kill();
-    let _ = child.wait();
 }
 
 /// Whether the server answers `200` at its root, which it does once it takes participants.
@@ -483,19 +437,6 @@ async fn healthy(port: u16) -> bool {
         Ok(Ok(answer)) => answer.starts_with(b"HTTP/1.1 200"),
         Ok(Err(_)) | Err(_) => false,
     }
-}
-
-fn read_log(dir: &Path) -> String {
-    match std::fs::read(dir.join("server.log")) {
-        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-        Err(error) => format!("(no log: {error})"),
-    }
-}
-
-fn tail(log: &str) -> String {
-    let start = log.len().saturating_sub(LOG_TAIL);
-    let start = (start..=log.len()).find(|&at| log.is_char_boundary(at)).unwrap_or(log.len());
-    log[start..].to_owned()
 }
 
 #[cfg(test)]
@@ -521,13 +462,6 @@ mod tests {
         assert!(config.contains("room: { auto_create: true, empty_timeout: 4, departure_timeout: 3 }\n"), "{config}");
         assert!(config.contains("\n  force_tcp: true\n  packet_buffer_size_audio: 50\nroom:"), "{config}");
         assert!(config.ends_with("audio:\n  active_level: 40\n"), "{config}");
-    }
-
-    #[test]
-    fn tail_cuts_between_characters() {
-        let log = "ä".repeat(LOG_TAIL);
-        assert!(tail(&log).len() <= LOG_TAIL);
-        assert_eq!(tail("short"), "short");
     }
 
     #[tokio::test]

@@ -8,10 +8,9 @@ use callreel::store::{
     AssumeRole, Attributes, ProxyConfig, PutOptions, Retention, RetentionMode, RetryConfig, S3Config, Secret, Store,
     StoreConfig, StoreError,
 };
-use callreel::testkit::StorageServer;
+use callreel::testkit::{Relay, StorageServer};
 
 use crate::checks::{create_only, noise};
-use crate::relay::Relay;
 
 const QUICK: RetryConfig = RetryConfig {
     max_retries: 2,
@@ -237,21 +236,21 @@ async fn a_role_is_assumed_and_a_refusal_does_not_show_it() {
 async fn a_write_whose_answer_is_lost_is_known_for_ours() {
     let server = StorageServer::versitygw().await.unwrap();
     server.create_bucket("calls").await.unwrap();
-    let relay = Relay::start(server.port()).await;
-    let config = S3Config { endpoint: Some(format!("http://{}", relay.address)), ..server.s3_config("calls") };
+    let relay = Relay::open(([127, 0, 0, 1], server.port()).into()).await.unwrap();
+    let config = S3Config { endpoint: Some(relay.url()), ..server.s3_config("calls") };
     let store = open(config).await;
     store.list("").await.unwrap();
 
     relay.lose_next_answer();
     let put = store.put("a", noise(7, 100), &create_only()).await.unwrap();
-    assert_eq!((put.size, relay.faults()), (100, 1));
+    assert_eq!((put.size, relay.done_once()), (100, 1));
     assert!(matches!(store.put("a", noise(8, 100), &create_only()).await, Err(StoreError::AlreadyExists(_))));
 
     let upload = store.begin("b", &Attributes::default()).await.unwrap();
     let part = store.put_part("b", &upload, 1, noise(9, 1_000)).await.unwrap();
     relay.lose_next_answer();
     let completed = store.complete("b", &upload, &[part], true).await.unwrap();
-    assert_eq!((completed.size, relay.faults()), (1_000, 2));
+    assert_eq!((completed.size, relay.done_once()), (1_000, 2));
     assert_eq!(store.get("b", None).await.unwrap(), noise(9, 1_000));
     assert_eq!(server.open_uploads("calls").await.unwrap(), 0);
 }
@@ -260,22 +259,22 @@ async fn a_write_whose_answer_is_lost_is_known_for_ours() {
 async fn bytes_that_change_on_the_way_are_sent_again() {
     let server = StorageServer::versitygw().await.unwrap();
     server.create_bucket("calls").await.unwrap();
-    let relay = Relay::start(server.port()).await;
-    let config = S3Config { endpoint: Some(format!("http://{}", relay.address)), ..server.s3_config("calls") };
+    let relay = Relay::open(([127, 0, 0, 1], server.port()).into()).await.unwrap();
+    let config = S3Config { endpoint: Some(relay.url()), ..server.s3_config("calls") };
     let store = open(config.clone()).await;
-    relay.corrupt_next_body();
+    relay.garble_next_body();
     store.put("a", noise(10, 1_000_000), &create_only()).await.unwrap();
     let upload = store.begin("b", &Attributes::default()).await.unwrap();
-    relay.corrupt_next_body();
+    relay.garble_next_body();
     let part = store.put_part("b", &upload, 1, noise(11, 1_000_000)).await.unwrap();
     store.complete("b", &upload, &[part], true).await.unwrap();
-    assert_eq!(relay.faults(), 2);
+    assert_eq!(relay.done_once(), 2);
     assert_eq!(store.get("a", None).await.unwrap(), noise(10, 1_000_000));
     assert_eq!(store.get("b", None).await.unwrap(), noise(11, 1_000_000));
 
     let once = S3Config { retry: RetryConfig { max_retries: 0, ..QUICK }, ..config };
     let once = Store::open(&StoreConfig::S3(once)).await.unwrap();
-    relay.corrupt_next_body();
+    relay.garble_next_body();
     let error = once.put("c", noise(12, 1_000_000), &create_only()).await.unwrap_err();
     assert!(matches!(error, StoreError::Mismatch(_)), "{error:?}");
     assert_eq!(store.head("c").await.unwrap(), None);

@@ -2,7 +2,6 @@
 
 mod checks;
 mod faults;
-mod relay;
 
 use callreel::store::{AzureConfig, GcsConfig, LocalConfig, OssConfig, S3Config, Store, StoreConfig, StoreError};
 use callreel::testkit::{ProviderFront, StorageServer};

@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use crate::store::{AzureConfig, S3Config, Secret, Store, StoreConfig};
 
 use super::TestkitError;
+use super::guard::read_log;
 use super::server::tools_dir;
 use process::{Process, Tool};
 
@@ -134,7 +135,7 @@ impl StorageServer {
 
     /// Everything it logged so far, all its lives since the start.
     pub fn log(&self) -> String {
-        process::read_log(self.dir.path())
+        read_log(self.dir.path())
     }
 
     /// Settings that reach a bucket of this server with all rights, the bucket's name in the path.
