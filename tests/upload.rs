@@ -339,6 +339,81 @@ async fn a_store_that_stays_away_leaves_the_recording_in_the_spool() {
     judge(&storage, &store, "away").await;
 }
 
+#[tokio::test]
+async fn a_bucket_that_is_deleted_in_mid_call_leaves_the_recording_in_the_spool() {
+    let server = LiveKitServer::start().await.unwrap();
+    let storage = StorageServer::versitygw().await.unwrap();
+    let store = storage.store("calls").await.unwrap();
+    let mut recorder = Recorder::start(&server, &storage, "deleted", &["--upload-patience", "1s"]).await;
+    recorder.says("will be uploaded").await;
+    storage.delete_bucket("calls").await.unwrap();
+    recorder.says("the upload does not get on").await;
+    recorder.voice.sent_at_least(200).await.unwrap();
+    recorder.terminate();
+    recorder.says("stays in the spool").await;
+    let mut lines = BufReader::new(recorder.process.stdout.take().unwrap()).lines();
+    let result: RecordingResult = serde_json::from_str(&lines.next_line().await.unwrap().unwrap()).unwrap();
+    let [Reason::Upload { message }] = &result.reasons[..] else { panic!("{:?}", result.reasons) };
+    assert!(message.contains("calls"), "it names the bucket: {message}");
+    recorder.process.wait().await.unwrap();
+    storage.create_bucket("calls").await.unwrap();
+    let recovered = recover(&storage, recorder.spool.path(), &[]).await;
+    assert_eq!((recovered.len(), recovered[0].outcome), (1, Outcome::Complete), "{recovered:?}");
+    judge(&storage, &store, "deleted").await;
+}
+
+#[tokio::test]
+async fn what_is_said_is_in_the_bucket_within_the_tail_interval_and_two_seconds() {
+    let server = LiveKitServer::start().await.unwrap();
+    let storage = StorageServer::versitygw().await.unwrap();
+    let store = storage.store("calls").await.unwrap();
+    let recorder = Recorder::start(&server, &storage, "fresh", &[]).await;
+    let key = LiveState::key_of("2026/fresh");
+    // Until the store has something else, what it has grows older.
+    let (mut oldest, mut known) = (Vec::new(), None);
+    while oldest.len() < scaled(12) as usize {
+        let seen = clock::wall();
+        let Ok(state) = store.get(&key, None).await else { continue };
+        let state = LiveState::read(&key, &state).unwrap();
+        let Some(tail) = state.files.first().and_then(|file| file.tails.last()) else { continue };
+        if known.is_some_and(|(last, _)| last == *tail) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            continue;
+        }
+        // The tail may have gone into a part since.
+        let Ok(bytes) = store.get(&state.tail_key(state.files[0].file, *tail), None).await else { continue };
+        let granule = callreel::encode::state_after(&bytes).unwrap().granule;
+        let manifest: Manifest = serde_json::from_value(state.so_far.unwrap()).unwrap();
+        let up_to = manifest.started_at + SampleCount(granule).as_duration();
+        if let Some((_, before)) = known.replace((*tail, up_to)) {
+            oldest.push((seen - before).as_seconds_f64());
+        }
+    }
+    recorder.finish().await;
+    oldest.sort_by(f64::total_cmp);
+    let most = oldest[oldest.len() - 1];
+    println!("the bucket is at most {most:.2} s behind, median {:.2} s", oldest[oldest.len() / 2]);
+    assert!(most <= TAIL_EVERY.as_secs_f64() + 2.0, "{oldest:?}");
+}
+
+#[tokio::test]
+async fn the_object_of_a_long_call_is_there_soon_after_its_end() {
+    let server = LiveKitServer::start().await.unwrap();
+    let storage = StorageServer::versitygw().await.unwrap();
+    let store = storage.store("calls").await.unwrap();
+    let recorder = Recorder::start(&server, &storage, "long", &["--outputs", "mix,dual"]).await;
+    let seconds = if tier() == Tier::Soak { 600 } else { 10 };
+    recorder.voice.sent_at_least(seconds * 50).await.unwrap();
+    recorder.terminate();
+    let told = clock::now();
+    until("the object", async || store.head("2026/long.ogg").await.unwrap()).await;
+    let took = clock::now() - told;
+    recorder.finish().await;
+    let manifest = judge(&storage, &store, "long").await;
+    println!("{:.0} s of call, {:.2} s to the object", manifest.duration_seconds, took.as_secs_f64());
+    assert_eq!(manifest.outcome, Outcome::Complete);
+}
+
 /// A recording of which somebody else writes the pages: large ones, so that parts fill at once.
 struct Pages {
     files: RecordingFiles,
@@ -509,6 +584,7 @@ async fn whatever_the_way_to_the_store_does_the_call_is_whole_at_the_end() {
         RelayFault::Answers(500),
         RelayFault::Answers(503),
         RelayFault::Answers(403),
+        RelayFault::Garbles,
     ];
     if tier() != Tier::Test {
         faults.extend([RelayFault::Silent, RelayFault::Slow(200)]);

@@ -9,7 +9,7 @@ use crate::config::{OutputKind, safe_in_name};
 use crate::spool::recover::{OpenStream, Orphan};
 use crate::spool::{
     Entry, FileError, FileEvent, FileId, FinishedFile, Memory, NewFile, RecordingFiles, Reservation, Started,
-    Upload as UploadStep, What,
+    Upload as UploadStep, What, digest_of,
 };
 use crate::store::Store;
 use crate::time::MediaTime;
@@ -124,11 +124,17 @@ impl Sinks {
     /// Writes the manifest beside the files. Gives where it is.
     ///
     /// # Errors
-    /// Where the disk refuses it; a store that does is told by [`close`](Self::close).
+    /// Where the disk refuses it, and there is no store that has it; a store that refuses it is told by
+    /// [`close`](Self::close).
     pub async fn store_manifest(&mut self, json: Vec<u8>) -> Result<String, FileError> {
-        self.files.write_manifest(json.clone()).await?;
-        let uploaded = self.upload_beside("json", json.into()).await;
-        Ok(uploaded.unwrap_or_else(|| self.files.manifest_path().display().to_string()))
+        let written = self.files.write_manifest(json.clone()).await;
+        match (self.upload_beside("json", json.into()).await, written) {
+            (Some(location), written) => {
+                note_refusal(written);
+                Ok(location)
+            }
+            (None, written) => written.map(|()| self.files.manifest_path().display().to_string()),
+        }
     }
 
     /// Lets go of what only served to make the recording, if everything `is_stored`; else it stays for recovery. Gives what
@@ -202,7 +208,7 @@ impl Sinks {
     /// Writes a whole file beside the recording, with its name and the ending `ext`.
     ///
     /// # Errors
-    /// [`Reason::Output`] where the disk refuses it.
+    /// [`Reason::Output`] where the disk refuses it, and there is no store that has it.
     pub async fn store_beside(
         &mut self,
         kind: SidecarKind,
@@ -210,12 +216,18 @@ impl Sinks {
         bytes: Vec<u8>,
     ) -> Result<SidecarEntry, Reason> {
         let what = NewFile { kind: kind.to_string(), ext: ext.into(), ..NewFile::default() };
-        let body = Bytes::from(bytes.clone());
+        let (length, sha256, body) = (bytes.len() as u64, digest_of(&bytes), Bytes::from(bytes.clone()));
         let stored = self.files.write_beside(what, bytes).await;
-        let lacks = |error: FileError| Reason::Output { output: ext.to_owned(), message: error.to_string() };
-        let FinishedFile { path, bytes: length, sha256, .. } = stored.map_err(lacks)?;
-        let uploaded = self.upload_beside(ext, body).await;
-        let file = uploaded.map_or_else(|| name_of(&path.to_string_lossy()), |location| name_of(&location));
+        let file = match (self.upload_beside(ext, body).await, stored) {
+            (Some(location), stored) => {
+                note_refusal(stored);
+                name_of(&location)
+            }
+            (None, Ok(file)) => name_of(&file.path.to_string_lossy()),
+            (None, Err(error)) => {
+                return Err(Reason::Output { output: ext.to_owned(), message: error.to_string() });
+            }
+        };
         Ok(SidecarEntry { kind, file, bytes: length, sha256 })
     }
 
@@ -345,6 +357,13 @@ fn upload(
     Upload::start(store, UploadPlan { recording_id, key, config, steps }, move |step| {
         journal.append(&Entry::Upload(step));
     })
+}
+
+/// Notes what the disk refused that a store has.
+fn note_refusal<T>(written: Result<T, FileError>) {
+    if let Err(error) = written {
+        tracing::warn!(%error, "the store has what the disk refused");
+    }
 }
 
 /// An output as it is known while its file still grows.

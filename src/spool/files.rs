@@ -14,7 +14,7 @@ use super::growing::{Growing, Output};
 use super::history::{Entry, Made, NewFile, Place, Started};
 use super::journal::Journal;
 use super::memory::Memory;
-use super::names::{Reserve, give_name, hex, manifest_of, numbered, part_of, sync_directory_of, with_suffix};
+use super::names::{Reserve, digest_of, give_name, manifest_of, numbered, part_of, sync_directory_of, with_suffix};
 use super::recover::{OpenStream, Orphan};
 use super::volume::{Turns, Volume};
 use super::{FileError, FileEvent, FileId, FinishedFile};
@@ -333,7 +333,6 @@ fn write_whole(
     what: NewFile,
     bytes: &[u8],
 ) -> Result<FinishedFile, FileError> {
-    use sha2::Digest;
     let mut number = 0;
     let path = loop {
         let path = with_suffix(&numbered(stem, number), &format!(".{}", what.ext));
@@ -342,7 +341,7 @@ fn write_whole(
         }
         number += 1;
     };
-    let sha256 = hex(sha2::Sha256::digest(bytes).as_slice());
+    let sha256 = digest_of(bytes);
     let made = std::path::absolute(&path).map_err(|e| FileError::new("cannot find", &path, e))?;
     journal.append(&Entry::Made(Made { file, path: made, what }));
     journal.append(&Entry::Closed { file, bytes: bytes.len() as u64, sha256: sha256.clone(), cut_to: None });

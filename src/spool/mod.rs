@@ -47,7 +47,7 @@ pub use files::{RecordingFiles, Reservation};
 pub use history::{Closed, Entry, FileHistory, History, JOURNAL_VERSION, Made, NewFile, Place, Started, Upload};
 pub use journal::Journal;
 pub use memory::Memory;
-pub use names::hash_of;
+pub use names::{digest_of, hash_of};
 
 /// A fault of the local disk.
 #[derive(Debug, thiserror::Error)]

@@ -149,6 +149,11 @@ pub fn hash_of(path: &Path) -> io::Result<String> {
     Ok(hex(hash.finalize().as_slice()))
 }
 
+/// SHA-256 of these bytes, in hexadecimal.
+pub fn digest_of(bytes: &[u8]) -> String {
+    hex(Sha256::digest(bytes).as_slice())
+}
+
 /// What is in an Ogg file.
 pub(super) fn inspect(path: &Path) -> io::Result<Inspection> {
     let mut inspector = OggInspector::new();
