@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use super::growing::Growing;
 use super::history::NewFile;
@@ -47,6 +47,12 @@ impl SpoolFile {
     /// How far it is. The sender lives as long as the file or its recording is held.
     pub fn progress(&self) -> watch::Receiver<Progress> {
         self.growing.progress()
+    }
+
+    /// Has what was appended so far synced at once instead of within a second. Who awaits it learns when that is done, or
+    /// has failed.
+    pub fn commit(&self) -> oneshot::Receiver<()> {
+        self.growing.commit()
     }
 
     /// Reads a part of what was appended so far, from memory or from the disk.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use sha2::{Digest, Sha256};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::clock;
 use crate::encode::{self, OggState, OpusHead};
@@ -268,6 +268,18 @@ impl Growing {
             }
             Err(error) => self.fail(&mut self.io(), error),
         }
+    }
+
+    /// Has what was appended so far synced, beside the writer. Who awaits it learns when that is done, or has failed.
+    pub fn commit(self: &Arc<Self>) -> oneshot::Receiver<()> {
+        let (done, answer) = oneshot::channel();
+        let growing = self.clone();
+        self.volume.run(move || {
+            growing.sync_now();
+            // Nobody waits any more.
+            let _ = done.send(());
+        });
+        answer
     }
 
     /// Makes the file, and writes what waits for it. Waits for the disk.

@@ -5,8 +5,6 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
-
 use super::FileError;
 use super::growing::Growing;
 use super::history::{Entry, Started};
@@ -18,7 +16,6 @@ use super::volume::Volume;
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
-    volume: Arc<Volume>,
     growing: Arc<Growing>,
 }
 
@@ -53,8 +50,8 @@ impl Journal {
             }
         };
         let volume = Volume::of(spool).map_err(failed)?;
-        let growing = Growing::journal(volume.clone(), memory, path.clone(), file, line.len() as u64);
-        Ok(Self { path, volume, growing })
+        let growing = Growing::journal(volume, memory, path.clone(), file, line.len() as u64);
+        Ok(Self { path, growing })
     }
 
     /// Goes on with a journal that another process began, and whose lock `file` holds.
@@ -65,8 +62,8 @@ impl Journal {
         let failed = |e| FileError::new("cannot go on with the journal", &path, e);
         let length = file.metadata().map_err(failed)?.len();
         let volume = Volume::of(spool).map_err(failed)?;
-        let growing = Growing::journal(volume.clone(), memory, path.clone(), file, length);
-        Ok(Self { path, volume, growing })
+        let growing = Growing::journal(volume, memory, path.clone(), file, length);
+        Ok(Self { path, growing })
     }
 
     /// Where it is.
@@ -84,15 +81,8 @@ impl Journal {
 
     /// Waits until the disk has what was appended so far, or is known to fail; then memory has it, within its bound.
     pub async fn commit(&self) {
-        let (done, answer) = oneshot::channel();
-        let growing = self.growing.clone();
-        self.volume.run(move || {
-            growing.sync_now();
-            // Nobody waits any more.
-            let _ = done.send(());
-        });
         // A writer that is gone shows where the recording is finished.
-        let _ = answer.await;
+        let _ = self.growing.commit().await;
     }
 
     /// Adds an entry that is only a hint, and is written with the next that is more.

@@ -21,6 +21,9 @@ use crate::store::{Store, StoreError};
 const FIRST: Duration = Duration::from_millis(200);
 const AGAIN: Duration = Duration::from_secs(5);
 
+/// How long a disk may take before a round goes on without what it does not have.
+const PROMPT: Duration = Duration::from_millis(500);
+
 /// How far around the end of the parts a page's beginning is looked for: more than a page can have.
 const PAGE: u64 = 96 * 1024;
 
@@ -326,6 +329,7 @@ impl Live {
     /// Takes up what has come since the last time.
     async fn round(&mut self) -> Result<(), UploadError> {
         self.reserve().await?;
+        self.commit().await;
         for n in 0..self.sources.len() {
             let synced = self.synced(n);
             self.read_head(n).await?;
@@ -334,6 +338,25 @@ impl Live {
         }
         lease::renew(&self.transfer.store, &self.transfer.state).await?;
         self.sweep().await
+    }
+
+    /// Has the disk take what waits for it, unless it is slow: then what it has by now must do.
+    async fn commit(&self) {
+        let waits = |source: &Source| match source {
+            Source::Growing(file) => {
+                let progress = file.progress().borrow().clone();
+                (progress.synced < progress.written).then(|| file.commit())
+            }
+            Source::File(_) | Source::Rest { .. } => None,
+        };
+        let commits: Vec<_> = self.sources.iter().filter_map(waits).collect();
+        let all = async {
+            for commit in commits {
+                // A writer that is gone shows where the recording is finished.
+                let _ = commit.await;
+            }
+        };
+        let _ = tokio::time::timeout(PROMPT, all).await;
     }
 
     fn synced(&self, n: usize) -> u64 {
