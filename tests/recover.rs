@@ -9,14 +9,11 @@ use callreel::clock;
 use callreel::encode::OggInspector;
 use callreel::recording::{Manifest, Outcome, Reason, RecordingResult};
 use callreel::testkit::audio::generate;
-use callreel::testkit::{LiveKitServer, Publisher, PublisherConfig, TrackOptions, scaled};
+use callreel::testkit::{LiveKitServer, Publisher, PublisherConfig, TrackOptions, rounds, scaled};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, Command};
 
 const CALLREEL: &str = env!("CARGO_BIN_EXE_callreel");
-
-/// Recordings that go on at once.
-const AT_ONCE: u64 = 5;
 
 /// What may be missing before the kill: a second, and what the mix waits before it decides whose packets it holds.
 const MAY_MISS: f64 = 1.0;
@@ -141,35 +138,6 @@ fn is_interrupted(manifest: &Manifest) -> bool {
 /// How much is missing before the kill, in seconds.
 fn missing(manifest: &Manifest, killed: time::OffsetDateTime) -> f64 {
     (killed - manifest.started_at).as_seconds_f64() - manifest.duration_seconds
-}
-
-/// Rounds of a test, some at once, each with a seed of its own.
-async fn rounds<T>(count: u64, round: impl AsyncFn(u64) -> T) -> Vec<T> {
-    let mut all = Vec::new();
-    for first in (0..count).step_by(AT_ONCE as usize) {
-        let batch = (first..count.min(first + AT_ONCE)).map(|seed| round(seed));
-        all.extend(join_all(batch).await);
-    }
-    all
-}
-
-/// Waits for several at once.
-async fn join_all<T>(futures: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
-    let mut waiting: Vec<_> = futures.map(|future| (Box::pin(future), None)).collect();
-    std::future::poll_fn(|context| {
-        for (future, done) in waiting.iter_mut().filter(|(_, done)| done.is_none()) {
-            if let std::task::Poll::Ready(value) = future.as_mut().poll(context) {
-                *done = Some(value);
-            }
-        }
-        if waiting.iter().all(|(_, done)| done.is_some()) {
-            std::task::Poll::Ready(())
-        } else {
-            std::task::Poll::Pending
-        }
-    })
-    .await;
-    waiting.into_iter().map(|(_, done)| done.expect("all are done")).collect()
 }
 
 fn print(what: &str, mut missing: Vec<f64>) {

@@ -26,4 +26,4 @@ pub use python::{PublishPlan, PythonParticipant, PythonPublisher};
 pub use relay::{Relay, RelayFault};
 pub use server::{LiveKitServer, ServerBuilder};
 pub use storage::{ProviderFront, StorageServer};
-pub use tier::{Tier, scaled, tier};
+pub use tier::{Tier, rounds, scaled, tier};

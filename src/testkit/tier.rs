@@ -45,6 +45,19 @@ pub fn scaled(count: u64) -> u64 {
     count * tier().factor()
 }
 
+/// Rounds that go on at once.
+const AT_ONCE: u64 = 5;
+
+/// Rounds of a test, some at once, each with a seed of its own.
+pub async fn rounds<T>(count: u64, round: impl AsyncFn(u64) -> T) -> Vec<T> {
+    let mut all = Vec::new();
+    for first in (0..count).step_by(AT_ONCE as usize) {
+        let batch = (first..count.min(first + AT_ONCE)).map(|seed| round(seed));
+        all.extend(futures_util::future::join_all(batch).await);
+    }
+    all
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
