@@ -27,7 +27,7 @@ use super::pipeline::{Finished, Pipeline};
 use super::presence::Presence;
 use super::roll::{Roll, RolledTrack};
 use super::sides::Sides;
-use super::sinks::{EXT, Sinks, entry_so_far};
+use super::sinks::{Sinks, entry_so_far, ext};
 use super::speech::Speech;
 
 /// How often settled audio is fetched, mixed and written. A recorder is in no hurry, and fewer wake-ups cost less.
@@ -187,14 +187,15 @@ impl Session {
             job_id: config.job_id.as_deref().unwrap_or(&config.recording_id),
             participant: "",
             track: "",
-            ext: EXT,
+            ext: ext(&config.encryption),
         });
         let place = match &store {
             Some(store) => Place::Store(store.to_string()),
             None => Place::Directory(config.out.clone()),
         };
         let wanted = reservation(&config, &room_info, &clock, at, place, name);
-        let sinks = Sinks::reserve(wanted, store.map(|store| (store, config.upload))).await?;
+        let sinks =
+            Sinks::reserve(wanted, store.map(|store| (store, config.upload)), config.encryption.clone()).await?;
         let pipeline = Pipeline::new(&config, fastrand::u32(..))
             .map_err(|error| Reason::Internal { message: error.to_string() })?;
         tracing::info!(room_sid = %room_info.sid, manifest = %sinks.files().manifest_path().display(), "recording started");
@@ -404,7 +405,8 @@ impl Session {
     fn put_down(&mut self, now: ClockTime) {
         let known = self.pipeline.so_far();
         let at = MediaTime::ZERO + known.samples;
-        let outputs = self.pipeline.outputs().origins(at).iter().map(|origin| entry_so_far(origin, at)).collect();
+        let entry = |origin| entry_so_far(origin, at, &self.config.encryption);
+        let outputs = self.pipeline.outputs().origins(at).iter().map(entry).collect();
         let mut reasons = self.reasons.clone();
         reasons.extend(self.roll.refused().iter().cloned());
         reasons.extend(losses(&self.roll, &known));
@@ -490,7 +492,7 @@ impl Session {
         });
         let mut sidecars = Vec::new();
         if self.reasons.iter().any(|known| matches!(known, Reason::Storage { .. })) {
-            return About { speech, sidecars };
+            return About { speech: speech.filter(|_| self.config.encryption.is_empty()), sidecars };
         }
         for (kind, ext, bytes) in captions.into_iter().chain(peaks) {
             match self.sinks.store_beside(kind, ext, bytes).await {
@@ -498,7 +500,8 @@ impl Session {
                 Err(reason) => self.reasons.push(reason),
             }
         }
-        About { speech, sidecars }
+        // What is said in plain is not who spoke when: that is in a file that is sealed.
+        About { speech: speech.filter(|_| self.config.encryption.is_empty()), sidecars }
     }
 
     fn manifest(

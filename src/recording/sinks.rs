@@ -4,22 +4,28 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::config::{OutputKind, safe_in_name};
+use crate::seal::{self, Recipients, SealError, Sealer};
 use crate::spool::{
-    Entry, FileError, FileEvent, FileId, FinishedFile, NewFile, RecordingFiles, Reservation, Started, What,
+    Entry, FileError, FileEvent, FileId, FinishedFile, NewFile, OGG, RecordingFiles, Reservation, SEALED, Started, What,
 };
 use crate::store::Store;
 use crate::time::MediaTime;
 use crate::upload::{Upload, UploadConfig, UploadError, UploadPlan, UploadStatus};
 
 use super::handle::OutputResult;
-use super::manifest::{OutputEntry, SidecarEntry, SidecarKind};
+use super::manifest::{EncryptionEntry, OutputEntry, SidecarEntry, SidecarKind};
 use super::outcome::Reason;
 use super::outputs::{Contents, Origin, OutputId, Outputs};
 use super::pipeline::Pipeline;
 use super::recover::make_way;
 
-/// The ending of every file.
-pub const EXT: &str = "ogg";
+/// The container of every file.
+pub const FORMAT: &str = OGG;
+
+/// The ending of every file, sealed to these or plain.
+pub fn ext(recipients: &Recipients) -> &'static str {
+    if recipients.is_empty() { OGG } else { SEALED }
+}
 
 /// The files of one recording, one for each output.
 #[derive(Debug)]
@@ -28,6 +34,8 @@ pub struct Sinks {
     /// By [`OutputId`].
     sinks: Vec<Sink>,
     bytes: u64,
+    /// To whom everything is sealed; nobody where it is plain.
+    recipients: Recipients,
     events: mpsc::UnboundedReceiver<FileEvent>,
     /// The way into a store, if they go there.
     upload: Option<Upload>,
@@ -38,6 +46,8 @@ pub struct Sinks {
 #[derive(Debug)]
 struct Sink {
     file: FileId,
+    /// Seals its pages; none where they stay plain.
+    sealer: Option<Sealer>,
     /// What broke the file.
     fault: Option<String>,
     /// What the disk refuses while memory stands in.
@@ -59,8 +69,12 @@ pub struct Stored {
 
 impl Sinks {
     /// Reserves the recording's name, as [`RecordingFiles::reserve`] does. No output has a file yet.
-    /// Where there is a store, files go there as they grow.
-    pub async fn reserve(wanted: Reservation, store: Option<(Store, UploadConfig)>) -> Result<Self, Reason> {
+    /// Where there is a store, files go there as they grow. What there is of sound is sealed to `recipients`, if there are any.
+    pub async fn reserve(
+        wanted: Reservation,
+        store: Option<(Store, UploadConfig)>,
+        recipients: Recipients,
+    ) -> Result<Self, Reason> {
         let (event, events) = mpsc::unbounded_channel();
         let Started { recording_id, name: key, .. } = wanted.started.clone();
         let reserve = move || {
@@ -77,7 +91,7 @@ impl Sinks {
                 journal.append(&Entry::Upload(step));
             })
         });
-        Ok(Self { files, sinks: Vec::new(), bytes: 0, events, upload, refused: None })
+        Ok(Self { files, sinks: Vec::new(), bytes: 0, recipients, events, upload, refused: None })
     }
 
     /// The files, and the place for the manifest.
@@ -138,8 +152,11 @@ impl Sinks {
         for contents in outputs.contents().skip(self.sinks.len()) {
             let suffix = suffix(&contents);
             let Contents { kind, participant, .. } = contents;
-            let file = self.files.create(NewFile { kind: kind.to_string(), participant, suffix, ext: EXT.into() });
-            self.sinks.push(Sink { file: file.id(), fault: None, in_memory: None });
+            let recipients = self.recipients.clone();
+            let ext = ext(&recipients).to_owned();
+            let sealer = (!recipients.is_empty()).then(|| Sealer::new(recipients.clone()));
+            let file = self.files.create(NewFile { kind: kind.to_string(), participant, suffix, ext, recipients });
+            self.sinks.push(Sink { file: file.id(), sealer, fault: None, in_memory: None });
             if let Some(upload) = &self.upload {
                 upload.add(file);
             }
@@ -150,8 +167,17 @@ impl Sinks {
     pub fn write(&mut self, pipeline: &mut Pipeline) {
         self.open(pipeline.outputs());
         for (OutputId(n), bytes) in pipeline.take_pages() {
-            self.bytes += bytes.len() as u64;
-            self.files.append(self.sinks[n].file, bytes);
+            let sink = &mut self.sinks[n];
+            match sink.sealed(bytes) {
+                Ok(bytes) => {
+                    self.bytes += bytes.len() as u64;
+                    self.files.append(sink.file, bytes);
+                }
+                Err(error) => {
+                    tracing::error!(%error, "a file cannot go on");
+                    sink.fault = Some(error.to_string());
+                }
+            }
         }
     }
 
@@ -186,23 +212,32 @@ impl Sinks {
         ext: &'static str,
         bytes: Vec<u8>,
     ) -> Result<SidecarEntry, Reason> {
-        let what = NewFile { kind: kind.to_string(), ext: ext.into(), ..NewFile::default() };
+        let lacks = |message: String| Reason::Output { output: ext.to_owned(), message };
+        let (ext, bytes) = if self.recipients.is_empty() {
+            (ext.to_owned(), bytes)
+        } else {
+            let sealed = seal::seal_whole(&self.recipients, &bytes).map_err(|error| lacks(error.to_string()))?;
+            (format!("{ext}.{}", seal::EXT), sealed)
+        };
+        let recipients = self.recipients.clone();
+        let encryption = EncryptionEntry::of(&recipients);
+        let what = NewFile { kind: kind.to_string(), ext: ext.clone(), recipients, ..NewFile::default() };
         let body = Bytes::from(bytes.clone());
         let stored = self.files.write_beside(what, bytes).await;
-        let lacks = |error: FileError| Reason::Output { output: ext.to_owned(), message: error.to_string() };
-        let FinishedFile { path, bytes: length, sha256, .. } = stored.map_err(lacks)?;
-        let uploaded = self.upload_beside(ext, body).await;
+        let FinishedFile { path, bytes: length, sha256, .. } = stored.map_err(|error| lacks(error.to_string()))?;
+        let uploaded = self.upload_beside(&ext, body).await;
         let file = uploaded.map_or_else(|| name_of(&path.to_string_lossy()), |location| name_of(&location));
-        Ok(SidecarEntry { kind, file, bytes: length, sha256 })
+        Ok(SidecarEntry { kind, file, bytes: length, sha256, encryption })
     }
 
     async fn store(&mut self, origins: Vec<Origin>, end: MediaTime) -> Stored {
         let mut stored = Stored { all_named: true, ..Stored::default() };
         let mut whole = Vec::new();
         for (sink, origin) in self.sinks.iter_mut().zip(&origins) {
-            match self.files.finish(sink.file, origin.fault.is_none()).await {
+            let is_whole = origin.fault.is_none() && sink.fault.is_none();
+            match self.files.finish(sink.file, is_whole).await {
                 Ok(file) => {
-                    let entry = entry(&file, origin, end);
+                    let entry = entry(&file, origin, end, &self.recipients);
                     stored.results.push(OutputResult::new(&entry, file.path.display().to_string()));
                     stored.entries.push(entry);
                     whole.push(sink.file);
@@ -291,7 +326,17 @@ impl Sinks {
     }
 }
 
-fn entry(file: &FinishedFile, origin: &Origin, end: MediaTime) -> OutputEntry {
+impl Sink {
+    /// Pages as they go into the file.
+    fn sealed(&mut self, pages: Vec<u8>) -> Result<Vec<u8>, SealError> {
+        let Some(sealer) = &mut self.sealer else { return Ok(pages) };
+        let mut segments = Vec::with_capacity(pages.len() + 1024);
+        sealer.seal(&pages, &mut segments)?;
+        Ok(segments)
+    }
+}
+
+fn entry(file: &FinishedFile, origin: &Origin, end: MediaTime, recipients: &Recipients) -> OutputEntry {
     let end = file.cut_to.map_or(end, |length| MediaTime::ZERO + length);
     let Contents { kind, participant, left, right } = origin.contents.clone();
     OutputEntry {
@@ -300,7 +345,8 @@ fn entry(file: &FinishedFile, origin: &Origin, end: MediaTime) -> OutputEntry {
         left,
         right,
         file: file.path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-        format: EXT.into(),
+        format: FORMAT.into(),
+        encryption: EncryptionEntry::of(recipients),
         duration_seconds: end.as_secs_f64(),
         bytes: file.bytes,
         sha256: file.sha256.clone(),
@@ -309,9 +355,9 @@ fn entry(file: &FinishedFile, origin: &Origin, end: MediaTime) -> OutputEntry {
 }
 
 /// An output as it is known while its file still grows.
-pub fn entry_so_far(origin: &Origin, at: MediaTime) -> OutputEntry {
+pub fn entry_so_far(origin: &Origin, at: MediaTime, recipients: &Recipients) -> OutputEntry {
     let (path, sha256) = Default::default();
-    entry(&FinishedFile { path, bytes: 0, sha256, cut_to: None, in_memory: false }, origin, at)
+    entry(&FinishedFile { path, bytes: 0, sha256, cut_to: None, in_memory: false }, origin, at, recipients)
 }
 
 /// The last part of a path, key or location.

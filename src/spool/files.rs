@@ -15,6 +15,7 @@ use super::history::{Entry, Made, NewFile, Place, Started};
 use super::journal::Journal;
 use super::memory::Memory;
 use super::names::{Reserve, give_name, hex, manifest_of, numbered, part_of, sync_directory_of, with_suffix};
+use super::stream::split_name;
 use super::volume::{Turns, Volume};
 use super::{FileError, FileEvent, FileId, FinishedFile};
 
@@ -78,8 +79,9 @@ impl RecordingFiles {
         make_directory(&parent)?;
         make_directory(spool)?;
         let journal = Arc::new(Journal::begin(spool, &with_absolute_place(started)?, memory.clone())?);
-        let ext = path.extension().map(|ext| ext.to_string_lossy().into_owned()).unwrap_or_default();
-        let claimed = Reserve::claim(&path.with_extension(""), &ext, &started.recording_id, |stem| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let (stem, ext) = split_name(&name);
+        let claimed = Reserve::claim(&path.with_file_name(stem), ext, &started.recording_id, |stem| {
             let stem = std::path::absolute(stem).map_err(|e| FileError::new("cannot find", stem, e))?;
             journal.append(&Entry::Named { stem });
             journal.sync_now();
@@ -366,7 +368,7 @@ mod tests {
     }
 
     fn ogg(suffix: &str) -> NewFile {
-        NewFile { kind: "mix".into(), participant: None, suffix: suffix.into(), ext: OGG.into() }
+        NewFile { kind: "mix".into(), suffix: suffix.into(), ext: OGG.into(), ..NewFile::default() }
     }
 
     fn left(root: &Path) -> Vec<String> {

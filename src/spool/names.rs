@@ -6,9 +6,8 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use crate::encode::{Inspection, OggInspector};
-
 use super::FileError;
+use super::stream::{Stream, Survey};
 
 /// Disk space held back for the manifest, so that it fits when the disk is full.
 pub(super) const MANIFEST_RESERVE: usize = 64 * 1024;
@@ -149,11 +148,11 @@ pub fn hash_of(path: &Path) -> io::Result<String> {
     Ok(hex(hash.finalize().as_slice()))
 }
 
-/// What is in an Ogg file.
-pub(super) fn inspect(path: &Path) -> io::Result<Inspection> {
-    let mut inspector = OggInspector::new();
-    read_blocks(path, |block| inspector.push(block))?;
-    Ok(inspector.finish())
+/// What is in a file.
+pub(super) fn survey(path: &Path, stream: Stream<'_>) -> io::Result<Survey> {
+    let mut surveyor = stream.surveyor();
+    read_blocks(path, |block| surveyor.push(block))?;
+    Ok(surveyor.finish())
 }
 
 fn read_blocks(path: &Path, mut take: impl FnMut(&[u8])) -> io::Result<()> {

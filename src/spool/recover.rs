@@ -8,19 +8,16 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::encode::{self, PageReader, Problem};
 use crate::time::SampleCount;
 
 use super::files::tidy;
 use super::history::{Closed, Entry, FileHistory, History, JOURNAL_VERSION, Made, Place, Started};
 use super::journal::{Kind, kind_of, lock, path_of};
 use super::names::{
-    Reserve, give_name, hash_of, inspect, manifest_of, numbered, part_of, sync_directory_of, with_suffix,
+    Reserve, give_name, hash_of, manifest_of, numbered, part_of, survey, sync_directory_of, with_suffix,
 };
+use super::stream::Stream;
 use super::{FileError, FinishedFile};
-
-/// The ending of files that hold a stream; all others tell about the recording.
-const STREAM: &str = "ogg";
 
 /// A recording whose process died. As long as this is held, nobody else takes it.
 #[derive(Debug)]
@@ -234,7 +231,7 @@ impl Orphan {
             (Some(closed), Some(length)) if closed.bytes == length => closed,
             (_, None) => return Ok(None),
             (_, Some(_)) => {
-                let mended = if made.what.ext == STREAM { mend(&part)? } else { None };
+                let mended = made.what.stream().map(|stream| mend(&part, stream)).transpose()?.flatten();
                 let Some(closed) = mended else {
                     fs::remove_file(&part).map_err(|e| FileError::new("cannot remove", &part, e))?;
                     return Ok(None);
@@ -246,10 +243,9 @@ impl Orphan {
         };
         let Some(path) = place(&made, &part, &closed)? else { return Ok(None) };
         let Closed { bytes, sha256, cut_to } = closed;
-        let duration = match made.what.ext.as_str() {
-            STREAM => Some(inspect(&path).map_err(|e| FileError::new("cannot read back", &path, e))?.duration),
-            _ => None,
-        };
+        let found = made.what.stream().map(|stream| survey(&path, stream)).transpose();
+        let found = found.map_err(|e| FileError::new("cannot read back", &path, e))?;
+        let duration = found.map(|found| found.duration);
         Ok(Some(RecoveredFile { made, file: FinishedFile { path, bytes, sha256, cut_to, in_memory: false }, duration }))
     }
 
@@ -304,34 +300,34 @@ fn same_file(one: &Path, other: &Path) -> bool {
     (one.dev(), one.ino()) == (other.dev(), other.ino())
 }
 
-/// Cuts a stream back to its last whole page and ends it there. None where not even its headers are whole.
-fn mend(path: &Path) -> Result<Option<Closed>, FileError> {
+/// Cuts a stream back to its last whole page or segment and ends it there. None where not even its headers are whole.
+fn mend(path: &Path, stream: Stream<'_>) -> Result<Option<Closed>, FileError> {
     let failed = |e| FileError::new("cannot mend", path, e);
     let file = OpenOptions::new().read(true).write(true).open(path).map_err(failed)?;
-    let whole = whole_prefix(&file).map_err(failed)?;
+    let whole = whole_prefix(&file, stream).map_err(failed)?;
     file.set_len(whole).map_err(failed)?;
-    let found = inspect(path).map_err(failed)?;
-    let (Some(head), Some(state), Some(_)) = (found.head, found.state, &found.tags) else { return Ok(None) };
-    if !found.problems.iter().all(|problem| *problem == Problem::NoEnd) {
+    let found = survey(path, stream).map_err(failed)?;
+    let (Some(head), Some(state), true) = (found.head, found.state, found.begun) else { return Ok(None) };
+    if !found.problems.is_empty() {
         tracing::warn!(path = %path.display(), problems = ?found.problems, "a stream that is not as it was written");
     }
     if !found.ended {
-        let page = encode::closing_page(head, state).map_err(|e| failed(io::Error::other(e)))?;
+        let page = stream.closing(head, state).map_err(|e| failed(io::Error::other(e)))?;
         if let Err(error) = file.write_all_at(&page, whole) {
             tracing::warn!(path = %path.display(), %error, "there is no room for an end; the last page becomes it");
             file.set_len(whole).map_err(failed)?;
-            end_in_place(&file, whole).map_err(failed)?;
+            end_in_place(&file, whole, stream).map_err(failed)?;
         }
     }
     file.sync_all().map_err(failed)?;
     let bytes = file.metadata().map_err(failed)?.len();
     let sha256 = hash_of(path).map_err(failed)?;
-    Ok(Some(Closed { bytes, sha256, cut_to: Some(inspect(path).map_err(failed)?.duration) }))
+    Ok(Some(Closed { bytes, sha256, cut_to: Some(survey(path, stream).map_err(failed)?.duration) }))
 }
 
-/// How far a file is pages of one stream, one after the other.
-fn whole_prefix(file: &File) -> io::Result<u64> {
-    let mut reader = PageReader::new();
+/// How far a file is pages or segments of one stream, one after the other.
+fn whole_prefix(file: &File, stream: Stream<'_>) -> io::Result<u64> {
+    let mut reader = stream.units();
     let mut block = vec![0; 64 * 1024];
     let (mut at, mut whole, mut next) = (0, 0, None);
     loop {
@@ -341,14 +337,14 @@ fn whole_prefix(file: &File) -> io::Result<u64> {
         }
         at += read as u64;
         reader.push(&block[..read]);
-        while let Some(page) = reader.next_page() {
-            let follows = next.is_none_or(|next| next == (page.serial, page.sequence));
-            if page.offset != whole || !follows {
+        while let Some(unit) = reader.next_unit() {
+            let follows = next.is_none_or(|next| next == unit.begins_with);
+            if unit.offset != whole || !follows {
                 return Ok(whole);
             }
-            whole = page.end;
-            next = Some((page.serial, page.sequence.wrapping_add(1)));
-            if page.last {
+            whole = unit.end;
+            next = Some(unit.followed_by);
+            if unit.last {
                 return Ok(whole);
             }
         }
@@ -358,9 +354,9 @@ fn whole_prefix(file: &File) -> io::Result<u64> {
     }
 }
 
-/// Makes the last page of a file of `length` bytes its stream's last.
-fn end_in_place(file: &File, length: u64) -> io::Result<()> {
-    let mut reader = PageReader::new();
+/// Makes the last page or segment of a file of `length` bytes its stream's last.
+fn end_in_place(file: &File, length: u64, stream: Stream<'_>) -> io::Result<()> {
+    let mut reader = stream.units();
     let mut block = vec![0; 64 * 1024];
     let (mut at, mut last) = (0, 0..0);
     while at < length {
@@ -370,13 +366,13 @@ fn end_in_place(file: &File, length: u64) -> io::Result<()> {
         }
         at += read as u64;
         reader.push(&block[..read]);
-        while let Some(page) = reader.next_page() {
-            last = page.offset..page.end;
+        while let Some(unit) = reader.next_unit() {
+            last = unit.offset..unit.end;
         }
     }
     let mut page = vec![0; (last.end - last.start) as usize];
     file.read_exact_at(&mut page, last.start)?;
-    if encode::end_at_last_page(&mut page) {
+    if stream.end_in_place(&mut page) {
         file.write_all_at(&page, last.start)?;
     }
     Ok(())
@@ -464,7 +460,7 @@ mod tests {
             let mut inspector = OggInspector::new();
             inspector.push(&whole[..cut]);
             let before = inspector.finish();
-            let mended = mend(&path).unwrap();
+            let mended = mend(&path, Stream::Ogg).unwrap();
             assert_eq!(mended.is_some(), before.tags.is_some(), "cut at {cut}");
             let Some(closed) = mended else { continue };
             let bytes = fs::read(&path).unwrap();
@@ -475,7 +471,7 @@ mod tests {
             assert_eq!((found.duration, Some(found.duration)), (before.duration, closed.cut_to), "cut at {cut}");
             assert_eq!(bytes[..before.whole as usize], whole[..before.whole as usize], "no page changes");
             assert_eq!((closed.bytes, &closed.sha256), (found.bytes, &hash_of(&path).unwrap()));
-            assert_eq!(mend(&path).unwrap(), Some(closed), "once more is the same, cut at {cut}");
+            assert_eq!(mend(&path, Stream::Ogg).unwrap(), Some(closed), "once more is the same, cut at {cut}");
         }
     }
 
@@ -488,7 +484,7 @@ mod tests {
             let mut damaged = whole.clone();
             damaged[at] ^= 0x55;
             fs::write(&path, &damaged).unwrap();
-            mend(&path).unwrap().unwrap();
+            mend(&path, Stream::Ogg).unwrap().unwrap();
             let mut inspector = OggInspector::new();
             inspector.push(&fs::read(&path).unwrap());
             let found = inspector.finish();
@@ -533,11 +529,11 @@ mod tests {
                 0 => {}
                 // In the middle of the last page.
                 1 => {
-                    mend(&part).unwrap();
+                    mend(&part, Stream::Ogg).unwrap();
                     let length = fs::metadata(&part).unwrap().len();
                     OpenOptions::new().write(true).open(&part).unwrap().set_len(length - 5).unwrap();
                 }
-                2 => _ = mend(&part).unwrap(),
+                2 => _ = mend(&part, Stream::Ogg).unwrap(),
                 // Between the file's two names.
                 3 => {
                     orphan.finish_files().unwrap();

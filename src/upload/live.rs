@@ -13,15 +13,14 @@ use super::state::{FileState, LiveState, STATE_VERSION, Tail};
 use super::transfer::{Source, Transfer};
 use super::{UploadConfig, UploadError};
 use crate::clock;
-use crate::encode::PageReader;
-use crate::spool::{FileId, SpoolFile, Upload as Step};
+use crate::spool::{FileId, SpoolFile, Upload as Step, split_name};
 use crate::store::{Store, StoreError};
 
 /// How soon a store is tried again at the end of a recording, at first and at last.
 const FIRST: Duration = Duration::from_millis(200);
 const AGAIN: Duration = Duration::from_secs(5);
 
-/// How far around the end of the parts a page's beginning is looked for: more than a page can have.
+/// How far around the end of the parts a page's beginning is looked for: more than a page or a sealed segment can have.
 const PAGE: u64 = 96 * 1024;
 
 /// What a recording is to be in its store.
@@ -76,7 +75,7 @@ impl Upload {
     pub fn start(store: Store, plan: UploadPlan, note: impl Fn(Step) + Send + Sync + 'static) -> Self {
         let (commands, inbox) = mpsc::unbounded_channel();
         let (told, status) = watch::channel(UploadStatus::default());
-        let (stem, ext) = plan.key.rsplit_once('.').unwrap_or((&plan.key, ""));
+        let (stem, ext) = split_name(&plan.key);
         let state = LiveState {
             version: STATE_VERSION,
             recording_id: plan.recording_id,
@@ -380,10 +379,11 @@ impl Live {
         }
         let end = self.synced(n).min(PAGE);
         let bytes = self.sources[n].read(0..end).await.map_err(UploadError::Spool)?;
-        let mut pages = PageReader::new();
-        pages.push(&bytes);
-        if let Some(page) = pages.next_page() {
-            let head = &bytes[..usize::try_from(page.end).unwrap_or(0)];
+        let Some(stream) = self.transfer.state.files[n].what.stream() else { return Ok(()) };
+        let mut units = stream.units();
+        units.push(&bytes);
+        if let Some(unit) = units.next_unit() {
+            let head = &bytes[..usize::try_from(unit.end).unwrap_or(0)];
             self.transfer.state.files[n].head = head.iter().map(|byte| format!("{byte:02x}")).collect();
         }
         Ok(())
@@ -419,19 +419,20 @@ impl Live {
         Ok(())
     }
 
-    /// Where the page begins that the parts end in.
+    /// Where the page or segment begins that the parts end in.
     async fn page_before(&self, n: usize, confirmed: u64, synced: u64) -> Result<u64, UploadError> {
         let from = confirmed.saturating_sub(PAGE);
         let bytes = self.sources[n].read(from..synced.min(confirmed + PAGE)).await.map_err(UploadError::Spool)?;
-        let mut pages = PageReader::new();
-        pages.push(&bytes);
+        let Some(stream) = self.transfer.state.files[n].what.stream() else { return Ok(confirmed) };
+        let mut units = stream.units();
+        units.push(&bytes);
         let mut begins = from;
-        while let Some(page) = pages.next_page() {
-            if from + page.offset > confirmed {
+        while let Some(unit) = units.next_unit() {
+            if from + unit.offset > confirmed {
                 break;
             }
-            begins = from + page.offset;
-            if from + page.end == confirmed {
+            begins = from + unit.offset;
+            if from + unit.end == confirmed {
                 begins = confirmed;
             }
         }
