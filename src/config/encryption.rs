@@ -47,7 +47,10 @@ mod tests {
     use crate::config::Keys;
 
     const ONE: &str = "age1t7rxyev2z3rw82stdlrrepyc39nvn86l5078zqkf5uasdy86jp6svpy7pa";
-    const TWO: &str = "age1qyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqs3290gq";
+
+    fn another() -> String {
+        age::x25519::Identity::generate().to_public().to_string()
+    }
 
     fn named(found: &Recipients) -> Vec<String> {
         found.iter().map(ToString::to_string).collect()
@@ -56,14 +59,14 @@ mod tests {
     #[test]
     fn flags_go_before_the_file_and_both_kinds_of_flags_count() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("keys");
-        std::fs::write(&path, format!("# archive\n{TWO}\n")).unwrap();
-        let file = ConfigFile { encrypt_to: Some(Keys(vec![TWO.into()])), ..ConfigFile::default() };
-        assert_eq!(named(&recipients(&[], None, &file).unwrap()), [TWO]);
+        let (path, two) = (dir.path().join("keys"), another());
+        std::fs::write(&path, format!("# archive\n{two}\n")).unwrap();
+        let file = ConfigFile { encrypt_to: Some(Keys(vec![two.clone()])), ..ConfigFile::default() };
+        assert_eq!(named(&recipients(&[], None, &file).unwrap()), [two.clone()]);
         assert_eq!(named(&recipients(&[ONE.into()], None, &file).unwrap()), [ONE]);
-        assert_eq!(named(&recipients(&[ONE.into(), ONE.into()], Some(&path), &file).unwrap()), [ONE, TWO]);
+        assert_eq!(named(&recipients(&[ONE.into(), ONE.into()], Some(&path), &file).unwrap()), [ONE, &two]);
         let file = ConfigFile { encrypt_to_file: Some(path), ..ConfigFile::default() };
-        assert_eq!(named(&recipients(&[], None, &file).unwrap()), [TWO]);
+        assert_eq!(named(&recipients(&[], None, &file).unwrap()), [two]);
         assert!(recipients(&[], None, &ConfigFile::default()).unwrap().is_empty());
     }
 

@@ -263,7 +263,7 @@ fn the_longest_pages_to_the_most_people_are_no_longer_than_a_segment_may_be() {
     let recipients = Recipients::new(std::iter::once(to).chain(others)).unwrap();
     let mut writer =
         OggOpusWriter::new(OpusHead::new(Mapping::Mono, 0), &OpusTags::new(), 1, SampleCount(9_600_000)).unwrap();
-    let packet: Vec<u8> = std::iter::once(0xf8).chain(std::iter::repeat_n(1, 1_274)).collect();
+    let packet: Vec<u8> = std::iter::once(0xf8).chain(std::iter::repeat_n(1, 1_273)).collect();
     (0..200).for_each(|_| writer.write_packet(&packet, 960).unwrap());
     let (mut pages, mut file) = (Vec::new(), Vec::new());
     writer.finish(writer.samples()).unwrap();

@@ -50,6 +50,7 @@ pub use history::{Closed, Entry, FileHistory, History, JOURNAL_VERSION, Made, Ne
 pub use journal::Journal;
 pub use memory::Memory;
 pub use names::hash_of;
+pub(crate) use names::{give_name, part_of};
 pub use stream::{OGG, SEALED, Stream, StreamError, Survey, Surveyor, Unit, UnitReader, split_name};
 
 /// A fault of the local disk.

@@ -20,7 +20,7 @@ pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 }
 
 /// What a file is called until it has its name.
-pub(super) fn part_of(path: &Path) -> PathBuf {
+pub(crate) fn part_of(path: &Path) -> PathBuf {
     with_suffix(path, ".part")
 }
 
@@ -30,7 +30,7 @@ pub(super) fn numbered(stem: &Path, number: u32) -> PathBuf {
 }
 
 /// Renames without overwriting; where the name was taken meanwhile, the file keeps `.part` and the error says so.
-pub(super) fn give_name(part: &Path, path: &Path) -> Result<(), FileError> {
+pub(crate) fn give_name(part: &Path, path: &Path) -> Result<(), FileError> {
     match fs::hard_link(part, path) {
         Ok(()) => {
             fs::remove_file(part).map_err(|e| FileError::new("cannot remove", part, e))?;

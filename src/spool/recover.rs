@@ -386,7 +386,10 @@ mod tests {
 
     use super::*;
     use crate::encode::{Mapping, OggInspector, OggOpusWriter, OpusHead, OpusTags, packet};
+    use crate::seal::{Recipients, Sealer};
     use crate::spool::{FileId, NewFile};
+
+    const RECIPIENT: &str = "age1t7rxyev2z3rw82stdlrrepyc39nvn86l5078zqkf5uasdy86jp6svpy7pa";
 
     /// A stream of two seconds in pages of 200 ms, that was never ended.
     fn stream() -> Vec<u8> {
@@ -473,6 +476,34 @@ mod tests {
             assert_eq!((closed.bytes, &closed.sha256), (found.bytes, &hash_of(&path).unwrap()));
             assert_eq!(mend(&path, Stream::Ogg).unwrap(), Some(closed), "once more is the same, cut at {cut}");
         }
+    }
+
+    #[test]
+    fn a_sealed_stream_cut_anywhere_keeps_every_whole_segment_and_is_ended_without_a_secret_key() {
+        let recipients = Recipients::parse(RECIPIENT).unwrap();
+        let stream_of = Stream::Sealed(&recipients);
+        let mut whole = Vec::new();
+        Sealer::new(recipients.clone()).seal(&stream(), &mut whole).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        for cut in (0..=whole.len()).step_by(11).chain([whole.len()]) {
+            fs::write(&path, &whole[..cut]).unwrap();
+            let mut surveyor = stream_of.surveyor();
+            surveyor.push(&whole[..cut]);
+            let before = surveyor.finish();
+            let mended = mend(&path, stream_of).unwrap();
+            assert_eq!(mended.is_some(), before.begun, "cut at {cut}");
+            let Some(closed) = mended else { continue };
+            let bytes = fs::read(&path).unwrap();
+            let mut surveyor = stream_of.surveyor();
+            surveyor.push(&bytes);
+            let found = surveyor.finish();
+            assert!(found.ended && found.problems.is_empty(), "cut at {cut}: {:?}", found.problems);
+            assert_eq!((found.duration, Some(found.duration)), (before.duration, closed.cut_to), "cut at {cut}");
+            assert_eq!((closed.bytes, &closed.sha256), (bytes.len() as u64, &hash_of(&path).unwrap()));
+            assert_eq!(mend(&path, stream_of).unwrap(), Some(closed), "once more is the same, cut at {cut}");
+        }
+        assert!(!fs::read(&path).unwrap().windows(4).any(|bytes| bytes == b"OggS"));
     }
 
     #[test]

@@ -48,11 +48,8 @@ impl NewFile {
 pub fn split_name(name: &str) -> (&str, &str) {
     let (folder, file) = name.rfind('/').map_or(("", name), |at| name.split_at(at + 1));
     let inner = file.strip_suffix(seal::EXT).and_then(|file| file.strip_suffix('.'));
-    let dot = match inner.and_then(|inner| inner.rfind('.')) {
-        Some(dot) => Some(dot),
-        None => file.rfind('.'),
-    };
-    match dot.filter(|dot| *dot > 0) {
+    let dot = |file: &str| file.rfind('.').filter(|dot| *dot > 0);
+    match inner.and_then(dot).or_else(|| dot(file)) {
         Some(dot) => (&name[..folder.len() + dot], &file[dot + 1..]),
         None => (name, ""),
     }
@@ -249,5 +246,32 @@ impl Surveyor {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_split_before_all_of_its_ending() {
+        for (name, stem, ext) in [
+            ("call.ogg", "call", "ogg"),
+            ("2026/a.b.ogg", "2026/a.b", "ogg"),
+            ("2026/a.b.ogg.age", "2026/a.b", "ogg.age"),
+            ("v1.2/call", "v1.2/call", ""),
+            ("v1.2/call.age", "v1.2/call", "age"),
+            (".ogg.age", ".ogg", "age"),
+            ("storage", "storage", ""),
+        ] {
+            assert_eq!(split_name(name), (stem, ext), "{name}");
+        }
+    }
+
+    #[test]
+    fn only_streams_are_streams() {
+        let is_stream = |ext: &str| NewFile { ext: ext.into(), ..NewFile::default() }.stream().is_some();
+        assert!(is_stream(OGG) && is_stream(SEALED));
+        assert!(!is_stream("vtt") && !is_stream("vtt.age") && !is_stream("age"));
     }
 }
