@@ -62,11 +62,11 @@ mod tests {
         let (path, two) = (dir.path().join("keys"), another());
         std::fs::write(&path, format!("# archive\n{two}\n")).unwrap();
         let file = ConfigFile { encrypt_to: Some(Keys(vec![two.clone()])), ..ConfigFile::default() };
-        assert_eq!(named(&recipients(&[], None, &file).unwrap()), [two.clone()]);
+        assert_eq!(named(&recipients(&[], None, &file).unwrap()), [&*two]);
         assert_eq!(named(&recipients(&[ONE.into()], None, &file).unwrap()), [ONE]);
         assert_eq!(named(&recipients(&[ONE.into(), ONE.into()], Some(&path), &file).unwrap()), [ONE, &two]);
         let file = ConfigFile { encrypt_to_file: Some(path), ..ConfigFile::default() };
-        assert_eq!(named(&recipients(&[], None, &file).unwrap()), [two]);
+        assert_eq!(named(&recipients(&[], None, &file).unwrap()), [&*two]);
         assert!(recipients(&[], None, &ConfigFile::default()).unwrap().is_empty());
     }
 

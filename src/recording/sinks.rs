@@ -168,6 +168,10 @@ impl Sinks {
         self.open(pipeline.outputs());
         for (OutputId(n), bytes) in pipeline.take_pages() {
             let sink = &mut self.sinks[n];
+            if sink.sealer.is_some() && sink.fault.is_some() {
+                // What cannot be sealed is missing for good, and nothing can follow it.
+                continue;
+            }
             match sink.sealed(bytes) {
                 Ok(bytes) => {
                     self.bytes += bytes.len() as u64;
