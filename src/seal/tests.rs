@@ -195,6 +195,12 @@ fn a_damaged_segment_costs_itself_and_is_named() {
             assert!(!inspect(&file).is_clean());
         }
     }
+    // Numbers stay those of the file as it was.
+    let mut file = sealed.file.clone();
+    file[sealed.ends[1].0 + 20] ^= 1;
+    file[sealed.ends[4].0 + 20] ^= 1;
+    let numbers: Vec<u64> = opened(&identities, &file, 777).1.iter().map(|loss| loss.segment).collect();
+    assert_eq!(numbers, [3, 6]);
     // Bytes that a clumsy tool put in between cost nothing but themselves.
     let at = sealed.ends[3].0;
     let file = [&sealed.file[..at], b"\x89CRSEAL\nOggS", &sealed.file[at..]].concat();
