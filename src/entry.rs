@@ -21,9 +21,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::{Config, ConfigError, ConfigFile, Destination, NameTemplate, destination};
+use crate::config::{Config, ConfigError, ConfigFile, Destination, NameTemplate, destination, recipients};
 use crate::recording::{EndsWith, Recorder, RecordingHandle};
 use crate::room::Credentials;
+use crate::seal::Recipients;
 use crate::store::StoreConfig;
 
 /// How long a telephone call may be without its caller before it is over: a caller who hung up does not come back
@@ -49,26 +50,37 @@ pub struct AgentConfig {
     pub store: Option<StoreConfig>,
     /// The recordings' names. Default `{room_name}-{time}`.
     pub name: Option<NameTemplate>,
+    /// To whom recordings are encrypted. Default: nobody, they are plain.
+    pub encryption: Recipients,
 }
 
 impl AgentConfig {
     /// Recording switched on, into `./recordings`.
     pub fn new(url: impl Into<String>, credentials: Credentials) -> Self {
-        Self { enabled: true, url: url.into(), credentials, out: PathBuf::from("recordings"), store: None, name: None }
+        Self {
+            enabled: true,
+            url: url.into(),
+            credentials,
+            out: PathBuf::from("recordings"),
+            store: None,
+            name: None,
+            encryption: Recipients::default(),
+        }
     }
 
     /// From the environment: `ENABLE_AUDIO_RECORDING` (default false), `LIVEKIT_URL` or `LIVEKIT_HOST`,
     /// `LIVEKIT_API_KEY`, `LIVEKIT_API_SECRET`, `RECORDING_FILE_FORMAT` (default ogg), `RECORDING_AUDIO_ONLY` (default
     /// true), and a store as [`destination`] reads it: `S3_RECORDING_BUCKET`, `S3_RECORDING_REGION`, `AWS_ACCESS_KEY_ID`,
-    /// `AWS_SECRET_ACCESS_KEY`…
+    /// `AWS_SECRET_ACCESS_KEY`… `ENCRYPT_TO` and `ENCRYPT_TO_FILE` are as for `callreel record`.
     ///
     /// # Errors
     /// A value that is missing or makes no sense, by its name. While recording is switched off nothing is checked.
     pub fn from_env() -> Result<Self, ConfigError> {
-        Self::from_lookup(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+        Self::from_lookup(|name| std::env::var(name).ok())
     }
 
-    fn from_lookup(get: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+    fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let get = |name: &str| lookup(name).filter(|value| !value.is_empty());
         let enabled = flag("ENABLE_AUDIO_RECORDING", get("ENABLE_AUDIO_RECORDING"), false)?;
         let mut missing = None;
         let mut needed = |key: &'static str, hint: &'static str, value: Option<String>| {
@@ -91,13 +103,18 @@ impl AgentConfig {
         let Destination { store, dir, name } = destination(None, &ConfigFile::default(), &get)?;
         let name = name.map(NameTemplate::parse).transpose();
         let name = name.map_err(|error| ConfigError::Invalid { key: "name", why: error.to_string() })?;
-        Ok(Self { out: dir, store, name, ..config })
+        // One that is set and empty was meant to say something.
+        let keys: Vec<String> = lookup("ENCRYPT_TO").into_iter().collect();
+        let path = lookup("ENCRYPT_TO_FILE").map(PathBuf::from);
+        let encryption = recipients(&keys, path.as_deref(), &ConfigFile::default())?;
+        Ok(Self { out: dir, store, name, encryption, ..config })
     }
 
     fn for_room(&self, room: &str) -> Config {
         let mut config = Config::new(&self.url, self.credentials.clone(), room);
         config.out.clone_from(&self.out);
         config.store.clone_from(&self.store);
+        config.encryption.clone_from(&self.encryption);
         if let Some(name) = &self.name {
             config.name.clone_from(name);
         }
@@ -199,6 +216,16 @@ mod tests {
         let half = env(&[&SERVER[..], &bucket[..2]].concat()).unwrap_err();
         assert!(matches!(half, ConfigError::Missing { key: "AWS_SECRET_ACCESS_KEY", .. }), "{half}");
         assert!(env(&bucket[..2]).unwrap().store.is_none(), "nothing is asked of who does not record");
+    }
+
+    #[test]
+    fn calls_are_encrypted_to_whom_the_environment_names() {
+        let key = "age1t7rxyev2z3rw82stdlrrepyc39nvn86l5078zqkf5uasdy86jp6svpy7pa";
+        let call = env(&[&SERVER[..], &[("ENCRYPT_TO", key)]].concat()).unwrap().for_room("room");
+        assert_eq!(call.encryption.iter().map(ToString::to_string).collect::<Vec<_>>(), [key]);
+        let wrong = env(&[&SERVER[..], &[("ENCRYPT_TO", "age1nobody")]].concat()).unwrap_err();
+        assert!(wrong.to_string().contains("age1nobody"), "{wrong}");
+        assert!(env(&[&SERVER[..], &[("ENCRYPT_TO", "")]].concat()).is_err(), "asked for, and to nobody");
     }
 
     #[test]

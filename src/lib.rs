@@ -55,6 +55,7 @@ pub mod entry;
 pub mod mix;
 pub mod recording;
 pub mod room;
+pub mod seal;
 pub mod spool;
 pub mod store;
 #[cfg(feature = "testkit")]

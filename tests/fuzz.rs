@@ -73,6 +73,11 @@ fn files_are_inspected_whatever_they_hold() {
 }
 
 #[test]
+fn sealed_files_are_opened_as_far_as_they_are_whole() {
+    fuzz("sealed");
+}
+
+#[test]
 fn every_target_is_there_for_the_fuzzer_too() {
     for target in TARGETS {
         let file = format!("{}/fuzz/fuzz_targets/{}.rs", env!("CARGO_MANIFEST_DIR"), target.name);

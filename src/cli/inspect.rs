@@ -1,7 +1,7 @@
 //! `callreel inspect`: what is in a recording, and whether it is sound.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -11,19 +11,25 @@ use crate::analysis::Loudness;
 use crate::config::OutputKind;
 use crate::encode::{Inspection, OggInspector};
 use crate::mix::Side;
-use crate::recording::{Manifest, OutputEntry, SidecarEntry};
+use crate::recording::{EncryptionEntry, Manifest, OutputEntry, SidecarEntry};
+use crate::seal::{self, Identities, SealInspection, SealInspector};
 use crate::spool::hash_of;
+use crate::time::SampleCount;
 
 use super::BAD_USAGE;
+use super::decrypt::{self, DecryptError, read_identities};
 
 /// Flags of `callreel inspect`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Given a manifest, every file it names is looked at.\n\nExit codes: 0 sound, 1 something is wrong with it, 2 it cannot be read."
+    after_help = "Given a manifest, every file it names is looked at. Of an encrypted file, only what stands in plain is looked at without a key.\n\nExit codes: 0 sound, 1 something is wrong with it, 2 it cannot be read."
 )]
 pub struct Args {
     /// The recording, or its manifest
     file: PathBuf,
+    /// A file with an age secret key, to look into encrypted files; may be given again
+    #[arg(long, short, value_name = "KEYFILE")]
+    identity: Vec<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -33,7 +39,11 @@ pub struct Args {
 #[derive(Debug, Serialize)]
 struct Report {
     file: PathBuf,
-    stream: Inspection,
+    /// What is in the stream; none where it is encrypted and there is no key.
+    stream: Option<Inspection>,
+    /// What of an encrypted file stands in plain.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sealed: Option<SealInspection>,
     manifest: Option<ManifestReport>,
     problems: Vec<String>,
 }
@@ -46,7 +56,9 @@ struct ManifestReport {
 
 /// Prints what is in the file and checks it.
 pub fn run(args: &Args) -> ExitCode {
-    let reports = match look(&args.file) {
+    let keys = if args.identity.is_empty() { Ok(None) } else { read_identities(&args.identity).map(Some) };
+    let looked = keys.map_err(InspectError::from).and_then(|keys| look(&args.file, keys.as_ref()));
+    let reports = match looked {
         Ok(reports) => reports,
         Err(error) => {
             eprintln!("error: {error}");
@@ -70,16 +82,18 @@ enum InspectError {
     Read { path: PathBuf, source: io::Error },
     #[error("{path} is not a manifest of callreel: {source}")]
     Manifest { path: PathBuf, source: serde_json::Error },
+    #[error(transparent)]
+    Decrypt(#[from] DecryptError),
 }
 
-fn look(file: &Path) -> Result<Vec<Report>, InspectError> {
+fn look(file: &Path, keys: Option<&Identities>) -> Result<Vec<Report>, InspectError> {
     if file.extension().is_some_and(|ext| ext == "json") {
         let manifest = read_manifest(file)?;
         let folder = file.parent().unwrap_or(Path::new(""));
         return manifest
             .outputs
             .iter()
-            .map(|output| report(&folder.join(&output.file), Some((file.to_owned(), manifest.clone()))))
+            .map(|output| report(&folder.join(&output.file), Some((file.to_owned(), manifest.clone())), keys))
             .collect();
     }
     let beside = manifest_beside(file);
@@ -87,7 +101,7 @@ fn look(file: &Path) -> Result<Vec<Report>, InspectError> {
         Some(path) => Some((path.clone(), read_manifest(path)?)),
         None => None,
     };
-    Ok(vec![report(file, manifest)?])
+    Ok(vec![report(file, manifest, keys)?])
 }
 
 /// The manifest of `a/call.ogg` is `a/call.json`; further outputs have more before their ending, after a `-` or a `.`.
@@ -111,32 +125,71 @@ fn read_manifest(path: &Path) -> Result<Manifest, InspectError> {
     serde_json::from_slice(&bytes).map_err(|source| InspectError::Manifest { path: path.to_owned(), source })
 }
 
-fn report(file: &Path, manifest: Option<(PathBuf, Manifest)>) -> Result<Report, InspectError> {
-    let stream = inspect(file).map_err(|source| InspectError::Read { path: file.to_owned(), source })?;
-    let mut problems: Vec<String> = stream.problems.iter().map(ToString::to_string).collect();
+fn report(
+    file: &Path,
+    manifest: Option<(PathBuf, Manifest)>,
+    keys: Option<&Identities>,
+) -> Result<Report, InspectError> {
+    let (stream, sealed) = if file.extension().is_some_and(|ext| ext == seal::EXT) {
+        let stream = keys.map(|keys| inspect_opened(file, keys)).transpose()?;
+        let mut inspector = SealInspector::new();
+        read(file, |bytes| inspector.push(bytes))?;
+        (stream, Some(inspector.finish()))
+    } else {
+        let mut inspector = OggInspector::new();
+        read(file, |bytes| inspector.push(bytes))?;
+        (Some(inspector.finish()), None)
+    };
+    let mut problems = Vec::new();
+    problems.extend(sealed.iter().flat_map(|sealed| sealed.problems.iter().map(ToString::to_string)));
+    problems.extend(stream.iter().flat_map(|stream| stream.problems.iter().map(ToString::to_string)));
     match &manifest {
-        Some((_, manifest)) => problems.extend(against(file, &stream, manifest)?),
+        Some((_, manifest)) => problems.extend(against(file, stream.as_ref(), sealed.as_ref(), manifest)?),
         None => problems.push("there is no manifest beside it".to_owned()),
     }
     let manifest = manifest.map(|(path, manifest)| ManifestReport { path, manifest });
-    Ok(Report { file: file.to_owned(), stream, manifest, problems })
+    Ok(Report { file: file.to_owned(), stream, sealed, manifest, problems })
 }
 
-fn inspect(file: &Path) -> io::Result<Inspection> {
-    let mut file = File::open(file)?;
-    let mut inspector = OggInspector::new();
+/// Looks into an encrypted file.
+fn inspect_opened(file: &Path, keys: &Identities) -> Result<Inspection, InspectError> {
+    struct Into(OggInspector);
+    impl Write for Into {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.push(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut into = Into(OggInspector::new());
+    // What is missing shows in the stream.
+    decrypt::decrypt(file, keys, &mut into, file)?;
+    Ok(into.0.finish())
+}
+
+fn read(file: &Path, mut take: impl FnMut(&[u8])) -> Result<(), InspectError> {
+    let failed = |source| InspectError::Read { path: file.to_owned(), source };
+    let mut source = File::open(file).map_err(failed)?;
     let mut buffer = vec![0; 64 * 1024];
     loop {
-        let read = file.read(&mut buffer)?;
+        let read = source.read(&mut buffer).map_err(failed)?;
         if read == 0 {
-            return Ok(inspector.finish());
+            return Ok(());
         }
-        inspector.push(&buffer[..read]);
+        take(&buffer[..read]);
     }
 }
 
 /// What the manifest says that the file does not bear out.
-fn against(file: &Path, stream: &Inspection, manifest: &Manifest) -> Result<Vec<String>, InspectError> {
+fn against(
+    file: &Path,
+    stream: Option<&Inspection>,
+    sealed: Option<&SealInspection>,
+    manifest: &Manifest,
+) -> Result<Vec<String>, InspectError> {
     let mut problems = Vec::new();
     if let Err(why) = manifest.check() {
         problems.push(format!("the manifest's ledger does not add up: {why}"));
@@ -145,14 +198,21 @@ fn against(file: &Path, stream: &Inspection, manifest: &Manifest) -> Result<Vec<
         problems.push(format!("the manifest knows no file {:?}", file.file_name().unwrap_or_default()));
         return Ok(problems);
     };
-    if output.bytes != stream.bytes {
-        problems.push(format!("{} bytes, where the manifest says {}", stream.bytes, output.bytes));
+    let bytes = sealed.map(|sealed| sealed.bytes).or(stream.map(|stream| stream.bytes)).unwrap_or_default();
+    if output.bytes != bytes {
+        problems.push(format!("{bytes} bytes, where the manifest says {}", output.bytes));
     }
-    if (stream.duration.as_secs_f64() - output.duration_seconds).abs() > 0.001 {
-        let says = output.duration_seconds;
-        problems.push(format!("plays {:.3} s, where the manifest says {says:.3} s", stream.duration.as_secs_f64()));
+    let durations = [stream.map(|stream| stream.duration), sealed.map(|sealed| sealed.duration)];
+    let says = output.duration_seconds;
+    let differs = |plays: &SampleCount| (plays.as_secs_f64() - says).abs() > 0.001;
+    if let Some(plays) = durations.into_iter().flatten().find(differs) {
+        problems.push(format!("plays {:.3} s, where the manifest says {says:.3} s", plays.as_secs_f64()));
     }
-    let channels = stream.head.map_or(0, |head| head.mapping.channels());
+    if sealed.is_some() != output.encryption.is_some() {
+        problems.push("encrypted or not, the manifest says otherwise".to_owned());
+    }
+    let head = stream.and_then(|stream| stream.head).or(sealed.and_then(|sealed| sealed.head));
+    let channels = head.map_or(0, |head| head.mapping.channels());
     if output.kind == OutputKind::Dual && channels != 2 {
         problems.push(format!("{channels} channels, where a dual file has 2"));
     }
@@ -184,19 +244,24 @@ fn hash_matches(file: &Path, output: &OutputEntry) -> Result<bool, InspectError>
 }
 
 fn print(report: &Report) {
-    let stream = &report.stream;
     println!("{}", report.file.display());
-    println!(
-        "  plays      {:.3} s ({} packets on {} pages)",
-        stream.duration.as_secs_f64(),
-        stream.packets,
-        stream.pages
-    );
-    println!("  size       {} bytes", stream.bytes);
-    if let Some(head) = &stream.head {
+    if let Some(sealed) = &report.sealed {
+        let SealInspection { duration, segments, bytes, plain_bytes, .. } = sealed;
+        println!("  encrypted  {segments} segments of {:.3} s", duration.as_secs_f64());
+        println!("  size       {bytes} bytes, {plain_bytes} when decrypted");
+    }
+    if let Some(stream) = &report.stream {
+        let (duration, packets, pages) = (stream.duration.as_secs_f64(), stream.packets, stream.pages);
+        println!("  plays      {duration:.3} s ({packets} packets on {pages} pages)");
+        if report.sealed.is_none() {
+            println!("  size       {} bytes", stream.bytes);
+        }
+    }
+    let head = report.stream.as_ref().map_or_else(|| report.sealed.as_ref().and_then(|it| it.head), |it| it.head);
+    if let Some(head) = head {
         println!("  channels   {} ({:?}, pre-skip {})", head.mapping.channels(), head.mapping, head.pre_skip);
     }
-    if let Some(tags) = &stream.tags {
+    if let Some(tags) = report.stream.as_ref().and_then(|stream| stream.tags.as_ref()) {
         println!("  made by    {}", tags.vendor);
     }
     if let Some(ManifestReport { manifest, .. }) = &report.manifest {
@@ -227,6 +292,11 @@ fn print_output(output: &OutputEntry) {
         println!("             {who}; passed through {passed:.3} s, transcoded {transcoded:.3} s{because}");
         for (because, seconds) in &stream.transcoded_because {
             println!("             transcoded {seconds:.3} s because {because}");
+        }
+    }
+    if let Some(EncryptionEntry { scheme, recipients }) = &output.encryption {
+        for recipient in recipients.iter() {
+            println!("             encrypted with {scheme} to {recipient}");
         }
     }
 }
@@ -285,7 +355,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let manifest = dir.path().join("a.b.json");
         std::fs::write(&manifest, "{}").unwrap();
-        for output in ["a.b.ogg", "a.b-dual.ogg", "a.b-sip_+1-2.3.ogg"] {
+        for output in ["a.b.ogg", "a.b-dual.ogg", "a.b-sip_+1-2.3.ogg", "a.b.ogg.age", "a.b-dual.ogg.age"] {
             assert_eq!(manifest_beside(&dir.path().join(output)), Some(manifest.clone()), "{output}");
         }
         assert_eq!(manifest_beside(&dir.path().join("c.ogg")), None);
@@ -296,8 +366,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("x.ogg");
         std::fs::write(&file, "no ogg at all").unwrap();
-        let reports = look(&file).unwrap();
+        let reports = look(&file, None).unwrap();
         assert!(reports[0].problems.len() >= 2, "{:?}", reports[0].problems);
-        assert!(look(&dir.path().join("missing.ogg")).is_err());
+        assert!(look(&dir.path().join("missing.ogg"), None).is_err());
     }
 }

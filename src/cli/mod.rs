@@ -1,6 +1,7 @@
 //! The command line: one file a command.
 
 mod check;
+mod decrypt;
 mod inspect;
 mod logging;
 mod progress;
@@ -32,6 +33,8 @@ enum Command {
     Check(check::Args),
     /// Print what is in a recording and check it.
     Inspect(inspect::Args),
+    /// Decrypt a recording that was encrypted to a key of yours.
+    Decrypt(decrypt::Args),
 }
 
 /// Runs the command line of this process and gives its exit code.
@@ -41,6 +44,7 @@ pub fn main() -> ExitCode {
         Command::Recover(args) => recover::run(&args),
         Command::Check(args) => check::run(args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Decrypt(args) => decrypt::run(&args),
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::analysis::AnalysisConfig;
 use crate::config::{
-    Config, ConfigError, ConfigFile, NameTemplate, OutputKind, SideRule, SideRules, destination, duration,
+    Config, ConfigError, ConfigFile, NameTemplate, OutputKind, SideRule, SideRules, destination, duration, recipients,
 };
 use crate::encode::{EncodeError, FrameDuration, OpusConfig};
 use crate::mix::Mixing;
@@ -73,6 +73,12 @@ pub struct Args {
     /// How long the end of a recording waits for a store that is down, until `callreel recover` has to bring it there
     #[arg(long, env = "CALLREEL_UPLOAD_PATIENCE", value_name = "TIME", value_parser = duration, default_value = "60s")]
     upload_patience: Duration,
+    /// An age public key, age1…, to which the sound is encrypted before it reaches a disk; several with commas or flags
+    #[arg(long, env = "ENCRYPT_TO", value_name = "KEY", value_delimiter = ',')]
+    encrypt_to: Vec<String>,
+    /// A file of such keys, one a line
+    #[arg(long, env = "ENCRYPT_TO_FILE", value_name = "FILE")]
+    encrypt_to_file: Option<PathBuf>,
     /// The directory for journals, from which a recording is ended if this process dies, and for files on their way into
     /// a store [default: .spool in the directory for the recording, or in ./recordings]
     #[arg(long, env = "CALLREEL_SPOOL", value_name = "DIR")]
@@ -273,6 +279,7 @@ impl Args {
         config.store = to.store;
         config.upload.tail_every = Some(self.tail_every).filter(|every| !every.is_zero());
         config.upload.patience = self.upload_patience;
+        config.encryption = recipients(&self.encrypt_to, self.encrypt_to_file.as_deref(), &file)?;
         config.spool = self.spool;
         config.grace = self.grace;
         let named = self.name.as_deref().or(self.file_path.as_deref()).or(file.file_path.as_deref());

@@ -1,7 +1,7 @@
 //! The configuration file: YAML with the keys that deployed recorders use. `${NAME}` stands for an environment variable.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
@@ -32,8 +32,31 @@ pub struct ConfigFile {
     pub file_type: Option<String>,
     /// The name template.
     pub file_path: Option<String>,
+    /// The age public keys to which recordings are encrypted.
+    pub encrypt_to: Option<Keys>,
+    /// A file of such keys.
+    pub encrypt_to_file: Option<PathBuf>,
     /// Where recordings go.
     pub storage: Storage,
+}
+
+/// Keys that people write as a list or as one text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Keys(pub Vec<String>);
+
+impl<'de> Deserialize<'de> for Keys {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Either {
+            List(Vec<String>),
+            Text(String),
+        }
+        Ok(Self(match Either::deserialize(deserializer)? {
+            Either::List(keys) => keys,
+            Either::Text(text) => vec![text],
+        }))
+    }
 }
 
 /// A value that people write with or without quotes.
@@ -316,6 +339,16 @@ storage:
         assert_eq!((&*s3.bucket, s3.endpoint.as_deref()), ("b", Some("https://e.example")));
         assert_eq!((s3.retry.max_retries, s3.retry.min_retry_delay), (7, Duration::from_millis(500)));
         assert_eq!(s3.proxy.unwrap().username.as_deref(), Some("u"));
+    }
+
+    #[test]
+    fn keys_are_written_as_a_list_or_as_one() {
+        assert_eq!(
+            parse("encrypt_to: [age1a, age1b]\n").unwrap().encrypt_to,
+            Some(Keys(vec!["age1a".into(), "age1b".into()]))
+        );
+        assert_eq!(parse("encrypt_to: age1a\n").unwrap().encrypt_to, Some(Keys(vec!["age1a".into()])));
+        assert_eq!(parse("encrypt_to_file: k.txt\n").unwrap().encrypt_to_file, Some("k.txt".into()));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What to record and how: one typed [`Config`], checked before anything starts.
 
+mod encryption;
 mod file;
 mod name;
 mod side;
@@ -20,10 +21,12 @@ use crate::encode::OpusConfig;
 use crate::mix::Mixing;
 use crate::recording::StopPolicy;
 use crate::room::{Credentials, TransportPolicy};
+use crate::seal::Recipients;
 use crate::store::StoreConfig;
 use crate::upload::UploadConfig;
 
-pub use file::{AliOss, Azure, ConfigFile, Gcp, S3, Storage, Text, Time};
+pub use encryption::recipients;
+pub use file::{AliOss, Azure, ConfigFile, Gcp, Keys, S3, Storage, Text, Time};
 pub use name::{NameError, NameTemplate, NameValues};
 pub use side::{SideRule, SideRules};
 pub use storage::{Destination, destination};
@@ -63,6 +66,8 @@ pub struct Config {
     pub store: Option<StoreConfig>,
     /// How they go there.
     pub upload: UploadConfig,
+    /// To whom the sound, and what is found out about it, is encrypted before it reaches a disk. Default: nobody, it is plain.
+    pub encryption: Recipients,
     /// The directory for journals, and for files on their way into a store. Default: `.spool` in the directory for the
     /// files.
     pub spool: Option<PathBuf>,
@@ -181,6 +186,7 @@ impl Config {
             out: PathBuf::from("recordings"),
             store: None,
             upload: UploadConfig::default(),
+            encryption: Recipients::default(),
             spool: None,
             grace: Duration::from_secs(30),
             name: default_name(),

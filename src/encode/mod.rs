@@ -15,6 +15,7 @@ pub mod packet;
 
 use thiserror::Error;
 
+pub(crate) use ogg_page::crc;
 pub use ogg_page::{Mapping, OpusHead, OpusTags, end_at_last_page, head_of, state_after};
 pub use ogg_reader::{Inspection, OggInspector, Page, PageReader, Problem};
 pub use ogg_writer::{OggOpusWriter, OggState, closing_page};

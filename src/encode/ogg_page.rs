@@ -32,7 +32,7 @@ const CRC_TABLE: [u32; 256] = {
 };
 
 /// Continues the checksum of RFC 3533 §6 (generator 0x04c11db7, no reflection, no final inversion).
-pub(super) fn crc(crc: u32, bytes: &[u8]) -> u32 {
+pub(crate) fn crc(crc: u32, bytes: &[u8]) -> u32 {
     bytes.iter().fold(crc, |crc, byte| crc << 8 ^ CRC_TABLE[(crc >> 24) as usize ^ usize::from(*byte)])
 }
 

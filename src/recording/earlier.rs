@@ -1,11 +1,10 @@
 //! A recording whose process died while its call goes on: this process goes on with it, under the same id.
 
 use std::io;
-use std::path::Path;
 use std::time::Instant;
 
 use crate::clock::{self, RecordingClock};
-use crate::config::OutputKind;
+use crate::config::{Config, OutputKind};
 use crate::mix::{Begun, Gain, Side};
 use crate::room::RoomInfo;
 use crate::spool::recover::{OpenStream, Orphan};
@@ -33,19 +32,13 @@ pub struct Earlier {
 }
 
 impl Earlier {
-    /// Finds the recording of this id in `spool`, if its process died in a call that is the one of `room`, which was joined at
+    /// Finds the recording that `config` names, if its process died in a call that is the one of `room`, which was joined at
     /// `at`. Waits for the disk.
     ///
     /// # Errors
     /// What the disk says.
-    pub fn find(
-        spool: &Path,
-        recording_id: &str,
-        place: &Place,
-        room: &RoomInfo,
-        at: Instant,
-    ) -> Result<Option<Self>, FileError> {
-        let Some(orphan) = Orphan::of(spool, recording_id)? else { return Ok(None) };
+    pub fn find(config: &Config, place: &Place, room: &RoomInfo, at: Instant) -> Result<Option<Self>, FileError> {
+        let Some(orphan) = Orphan::of(&config.spool_dir(), &config.recording_id)? else { return Ok(None) };
         let not_this = |why: &str| {
             tracing::info!(why, "what an earlier process recorded under this id is a recording of its own");
             Ok(None)
@@ -62,6 +55,9 @@ impl Earlier {
         }
         let Some(clock) = clock_of(&orphan) else { return not_this("its clock cannot be gone on with") };
         let Some(streams) = orphan.open_files()? else { return not_this("there is nothing to go on with") };
+        if streams.iter().any(|stream| stream.made.what.recipients != config.encryption) {
+            return not_this("it was sealed to others");
+        }
         let now = MediaTime::from(clock.at(at));
         if streams.iter().any(|stream| played(stream) > now) {
             return not_this("it is longer than the time that has passed since it began");

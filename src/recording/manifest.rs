@@ -13,6 +13,7 @@ use crate::capture::TrackLedger;
 use crate::config::OutputKind;
 use crate::mix::{ForwardReport, LaneReport, Obstacle, PassStats, Side, Unpassable};
 use crate::room::{RoomInfo, Transport};
+use crate::seal::Recipients;
 use crate::time::{MediaTime, SampleCount};
 
 use super::outcome::{Outcome, Reason, StopReason};
@@ -53,7 +54,8 @@ pub struct Manifest {
     /// How loud the mix is; none where that was not measured.
     #[serde(default)]
     pub loudness: Option<Loudness>,
-    /// Who spoke when, by its start. People may speak over each other; nobody over themselves.
+    /// Who spoke when, by its start. People may speak over each other; nobody over themselves. Nothing where files are
+    /// encrypted.
     #[serde(default)]
     pub speech: Vec<SpeechEntry>,
     /// Everybody who was there, a session each.
@@ -84,6 +86,9 @@ pub struct OutputEntry {
     pub file: String,
     /// The container: `ogg`.
     pub format: String,
+    /// How the file is encrypted; none where it is plain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<EncryptionEntry>,
     /// How long it plays.
     pub duration_seconds: f64,
     /// Its size.
@@ -93,6 +98,22 @@ pub struct OutputEntry {
     /// How its Opus streams came about: one, or the two of `dual`.
     #[serde(default)]
     pub streams: Vec<StreamEntry>,
+}
+
+/// How a file is encrypted. Its size and hash are those of the encrypted file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EncryptionEntry {
+    /// The format: `age`.
+    pub scheme: String,
+    /// The public keys of those who can decrypt it.
+    pub recipients: Recipients,
+}
+
+impl EncryptionEntry {
+    /// Encrypted to these; none where there is nobody.
+    pub fn of(recipients: &Recipients) -> Option<Self> {
+        (!recipients.is_empty()).then(|| Self { scheme: "age".into(), recipients: recipients.clone() })
+    }
 }
 
 /// How one Opus stream of a file came about. What was neither passed through nor transcoded is packets of digital silence.
@@ -204,6 +225,9 @@ pub struct SidecarEntry {
     pub bytes: u64,
     /// SHA-256 of its bytes, in hexadecimal.
     pub sha256: String,
+    /// How the file is encrypted; none where it is plain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<EncryptionEntry>,
 }
 
 /// A stretch `[from, to)` in which somebody spoke.

@@ -36,8 +36,8 @@ mod start;
 pub use bring::{RecoverError, recover_from_store};
 pub use handle::{OutputResult, Recorder, RecordingHandle, RecordingResult, State, Status};
 pub use manifest::{
-    MANIFEST_VERSION, Manifest, MediaEntry, OutputEntry, ParticipantEntry, Role, SidecarEntry, SidecarKind,
-    SpeechEntry, StreamEntry, TrackEntry, Versions,
+    EncryptionEntry, MANIFEST_VERSION, Manifest, MediaEntry, OutputEntry, ParticipantEntry, Role, SidecarEntry,
+    SidecarKind, SpeechEntry, StreamEntry, TrackEntry, Versions,
 };
 pub use outcome::{Outcome, Reason, StopReason};
 #[cfg(feature = "testkit")]

@@ -14,9 +14,9 @@ use crate::time::{MediaTime, SampleCount};
 use crate::upload::AdoptedFile;
 
 use super::handle::{OutputResult, RecordingResult, State};
-use super::manifest::{Manifest, OutputEntry, SidecarEntry};
+use super::manifest::{EncryptionEntry, Manifest, OutputEntry, SidecarEntry};
 use super::outcome::{Outcome, Reason};
-use super::sinks::EXT;
+use super::sinks::FORMAT;
 
 /// Held while this process looks for orphans.
 static RECOVERING: Mutex<()> = Mutex::new(());
@@ -166,7 +166,8 @@ fn entry(so_far: &[OutputEntry], ended: &Ended<'_>, duration: SampleCount) -> Op
         left: known.as_ref().map(|entry| entry.left.clone()).unwrap_or_default(),
         right: known.as_ref().map(|entry| entry.right.clone()).unwrap_or_default(),
         file: ended.name.clone(),
-        format: EXT.into(),
+        format: FORMAT.into(),
+        encryption: EncryptionEntry::of(&ended.what.recipients),
         duration_seconds: (MediaTime::ZERO + duration).as_secs_f64(),
         bytes: ended.bytes,
         sha256: ended.sha256.to_owned(),
@@ -176,7 +177,9 @@ fn entry(so_far: &[OutputEntry], ended: &Ended<'_>, duration: SampleCount) -> Op
 
 fn sidecar(ended: &Ended<'_>) -> Option<SidecarEntry> {
     let kind = ended.what.kind.parse().ok()?;
-    Some(SidecarEntry { kind, file: ended.name.clone(), bytes: ended.bytes, sha256: ended.sha256.to_owned() })
+    let encryption = EncryptionEntry::of(&ended.what.recipients);
+    let (file, sha256) = (ended.name.clone(), ended.sha256.to_owned());
+    Some(SidecarEntry { kind, file, bytes: ended.bytes, sha256, encryption })
 }
 
 pub(super) fn name(path: &Path) -> String {
@@ -237,7 +240,7 @@ mod tests {
         (0..50).for_each(|_| writer.write_packet(&silence, 960).unwrap());
         writer.close_page();
         writer.take_bytes(&mut bytes);
-        let file = files.create(NewFile { kind: "mix".into(), ext: EXT.into(), ..NewFile::default() });
+        let file = files.create(NewFile { kind: "mix".into(), ext: FORMAT.into(), ..NewFile::default() });
         files.append(file.id(), bytes);
         let mut manifest: Manifest = serde_json::from_str(include_str!("../../fuzz/seeds/manifest.json")).unwrap();
         (manifest.recording_id, manifest.samples) = ("r1".into(), SampleCount(24_000));

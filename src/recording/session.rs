@@ -401,7 +401,8 @@ impl Session {
         let mut known = self.pipeline.so_far();
         known.samples = known.samples.max(self.begins.since(MediaTime::ZERO));
         let at = MediaTime::ZERO + known.samples;
-        let outputs = self.pipeline.outputs().origins(at).iter().map(|origin| entry_so_far(origin, at)).collect();
+        let entry = |origin| entry_so_far(origin, at, &self.config.encryption);
+        let outputs = self.pipeline.outputs().origins(at).iter().map(entry).collect();
         let mut reasons = self.reasons.clone();
         reasons.extend(self.roll.refused().iter().cloned());
         reasons.extend(losses(&self.roll, &known));
@@ -487,7 +488,7 @@ impl Session {
         });
         let mut sidecars = Vec::new();
         if self.reasons.iter().any(|known| matches!(known, Reason::Storage { .. })) {
-            return About { speech, sidecars };
+            return About { speech: speech.filter(|_| self.config.encryption.is_empty()), sidecars };
         }
         for (kind, ext, bytes) in captions.into_iter().chain(peaks) {
             match self.sinks.store_beside(kind, ext, bytes).await {
@@ -495,7 +496,8 @@ impl Session {
                 Err(reason) => self.reasons.push(reason),
             }
         }
-        About { speech, sidecars }
+        // What is said in plain is not who spoke when: that is in a file that is sealed.
+        About { speech: speech.filter(|_| self.config.encryption.is_empty()), sidecars }
     }
 
     fn manifest(

@@ -6,24 +6,30 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::config::{OutputKind, safe_in_name};
+use crate::seal::{self, Recipients, SealError, Sealer};
 use crate::spool::recover::{OpenStream, Orphan};
 use crate::spool::{
-    Entry, FileError, FileEvent, FileId, FinishedFile, Memory, NewFile, RecordingFiles, Reservation, Started,
-    Upload as UploadStep, What, digest_of,
+    Entry, FileError, FileEvent, FileId, FinishedFile, Memory, NewFile, OGG, RecordingFiles, Reservation, SEALED,
+    SpoolFile, Started, Upload as UploadStep, What, digest_of,
 };
 use crate::store::Store;
 use crate::time::MediaTime;
 use crate::upload::{Upload, UploadConfig, UploadError, UploadPlan, UploadStatus};
 
 use super::handle::OutputResult;
-use super::manifest::{OutputEntry, SidecarEntry, SidecarKind};
+use super::manifest::{EncryptionEntry, OutputEntry, SidecarEntry, SidecarKind};
 use super::outcome::Reason;
 use super::outputs::{Contents, Origin, OutputId, Outputs};
 use super::pipeline::Pipeline;
 use super::recover::make_way;
 
-/// The ending of every file.
-pub const EXT: &str = "ogg";
+/// The container of every file.
+pub const FORMAT: &str = OGG;
+
+/// The ending of every file, sealed to these or plain.
+pub fn ext(recipients: &Recipients) -> &'static str {
+    if recipients.is_empty() { OGG } else { SEALED }
+}
 
 /// The files of one recording, one for each output.
 #[derive(Debug)]
@@ -32,6 +38,8 @@ pub struct Sinks {
     /// By [`OutputId`].
     sinks: Vec<Sink>,
     bytes: u64,
+    /// To whom everything is sealed; nobody where it is plain.
+    recipients: Recipients,
     events: mpsc::UnboundedReceiver<FileEvent>,
     /// The way into a store, if they go there.
     upload: Option<Upload>,
@@ -42,6 +50,8 @@ pub struct Sinks {
 #[derive(Debug)]
 struct Sink {
     file: FileId,
+    /// Seals its pages; none where they stay plain.
+    sealer: Option<Sealer>,
     /// What broke the file.
     fault: Option<String>,
     /// What the disk refuses while memory stands in.
@@ -63,8 +73,12 @@ pub struct Stored {
 
 impl Sinks {
     /// Reserves the recording's name, as [`RecordingFiles::reserve`] does. No output has a file yet.
-    /// Where there is a store, files go there as they grow.
-    pub async fn reserve(wanted: Reservation, store: Option<(Store, UploadConfig)>) -> Result<Self, Reason> {
+    /// Where there is a store, files go there as they grow. What there is of sound is sealed to `recipients`, if there are any.
+    pub async fn reserve(
+        wanted: Reservation,
+        store: Option<(Store, UploadConfig)>,
+        recipients: Recipients,
+    ) -> Result<Self, Reason> {
         let (event, events) = mpsc::unbounded_channel();
         let Started { recording_id, name: key, .. } = wanted.started.clone();
         let reserve = move || {
@@ -75,7 +89,7 @@ impl Sinks {
         let reserved = reserved.map_err(|error| Reason::Internal { message: error.to_string() })?;
         let files = reserved.map_err(|error| Reason::Storage { message: error.to_string() })?;
         let upload = store.map(|(store, config)| upload(&files, store, recording_id, key, config, Vec::new()));
-        Ok(Self { files, sinks: Vec::new(), bytes: 0, events, upload, refused: None })
+        Ok(Self { files, sinks: Vec::new(), bytes: 0, recipients, events, upload, refused: None })
     }
 
     /// Goes on with the files of a recording whose process died, as [`RecordingFiles::go_on`] does.
@@ -92,6 +106,11 @@ impl Sinks {
         let Started { recording_id, name: key, .. } = orphan.started().clone();
         let steps = orphan.history().uploads.clone();
         let bytes = streams.iter().map(|stream| stream.bytes).sum();
+        let recipients = streams.first().map(|stream| stream.made.what.recipients.clone()).unwrap_or_default();
+        let seal = |stream: &OpenStream| {
+            (!recipients.is_empty()).then(|| Sealer::resume(recipients.clone(), stream.head, stream.state))
+        };
+        let sealers: Vec<_> = streams.iter().map(seal).collect();
         let gone_on = tokio::task::spawn_blocking(move || RecordingFiles::go_on(orphan, streams, &memory, event)).await;
         let files = gone_on.map_err(|error| Reason::Internal { message: error.to_string() })?;
         let files = files.map_err(|error| Reason::Storage { message: error.to_string() })?;
@@ -99,8 +118,9 @@ impl Sinks {
         if let Some(upload) = &upload {
             files.files().iter().for_each(|file| upload.add(file.clone()));
         }
-        let sinks = files.files().iter().map(|file| Sink { file: file.id(), fault: None, in_memory: None }).collect();
-        Ok(Self { files, sinks, bytes, events, upload, refused: None })
+        let sink = |(file, sealer): (&SpoolFile, _)| Sink { file: file.id(), sealer, fault: None, in_memory: None };
+        let sinks = files.files().iter().zip(sealers).map(sink).collect();
+        Ok(Self { files, sinks, bytes, recipients, events, upload, refused: None })
     }
 
     /// The files, and the place for the manifest.
@@ -167,8 +187,11 @@ impl Sinks {
         for contents in outputs.contents().skip(self.sinks.len()) {
             let suffix = suffix(&contents);
             let Contents { kind, participant, .. } = contents;
-            let file = self.files.create(NewFile { kind: kind.to_string(), participant, suffix, ext: EXT.into() });
-            self.sinks.push(Sink { file: file.id(), fault: None, in_memory: None });
+            let recipients = self.recipients.clone();
+            let ext = ext(&recipients).to_owned();
+            let sealer = (!recipients.is_empty()).then(|| Sealer::new(recipients.clone()));
+            let file = self.files.create(NewFile { kind: kind.to_string(), participant, suffix, ext, recipients });
+            self.sinks.push(Sink { file: file.id(), sealer, fault: None, in_memory: None });
             if let Some(upload) = &self.upload {
                 upload.add(file);
             }
@@ -179,8 +202,21 @@ impl Sinks {
     pub fn write(&mut self, pipeline: &mut Pipeline) {
         self.open(pipeline.outputs());
         for (OutputId(n), bytes) in pipeline.take_pages() {
-            self.bytes += bytes.len() as u64;
-            self.files.append(self.sinks[n].file, bytes);
+            let sink = &mut self.sinks[n];
+            if sink.sealer.is_some() && sink.fault.is_some() {
+                // What cannot be sealed is missing for good, and nothing can follow it.
+                continue;
+            }
+            match sink.sealed(bytes) {
+                Ok(bytes) => {
+                    self.bytes += bytes.len() as u64;
+                    self.files.append(sink.file, bytes);
+                }
+                Err(error) => {
+                    tracing::error!(%error, "a file cannot go on");
+                    sink.fault = Some(error.to_string());
+                }
+            }
         }
     }
 
@@ -215,29 +251,37 @@ impl Sinks {
         ext: &'static str,
         bytes: Vec<u8>,
     ) -> Result<SidecarEntry, Reason> {
-        let what = NewFile { kind: kind.to_string(), ext: ext.into(), ..NewFile::default() };
+        let lacks = |message: String| Reason::Output { output: ext.to_owned(), message };
+        let (ext, bytes) = if self.recipients.is_empty() {
+            (ext.to_owned(), bytes)
+        } else {
+            let sealed = seal::seal_whole(&self.recipients, &bytes).map_err(|error| lacks(error.to_string()))?;
+            (format!("{ext}.{}", seal::EXT), sealed)
+        };
+        let recipients = self.recipients.clone();
+        let encryption = EncryptionEntry::of(&recipients);
+        let what = NewFile { kind: kind.to_string(), ext: ext.clone(), recipients, ..NewFile::default() };
         let (length, sha256, body) = (bytes.len() as u64, digest_of(&bytes), Bytes::from(bytes.clone()));
         let stored = self.files.write_beside(what, bytes).await;
-        let file = match (self.upload_beside(ext, body).await, stored) {
+        let file = match (self.upload_beside(&ext, body).await, stored) {
             (Some(location), stored) => {
                 note_refusal(stored);
                 name_of(&location)
             }
             (None, Ok(file)) => name_of(&file.path.to_string_lossy()),
-            (None, Err(error)) => {
-                return Err(Reason::Output { output: ext.to_owned(), message: error.to_string() });
-            }
+            (None, Err(error)) => return Err(lacks(error.to_string())),
         };
-        Ok(SidecarEntry { kind, file, bytes: length, sha256 })
+        Ok(SidecarEntry { kind, file, bytes: length, sha256, encryption })
     }
 
     async fn store(&mut self, origins: Vec<Origin>, end: MediaTime) -> Stored {
         let mut stored = Stored { all_named: true, ..Stored::default() };
         let mut whole = Vec::new();
         for (sink, origin) in self.sinks.iter_mut().zip(&origins) {
-            match self.files.finish(sink.file, origin.fault.is_none()).await {
+            let is_whole = origin.fault.is_none() && sink.fault.is_none();
+            match self.files.finish(sink.file, is_whole).await {
                 Ok(file) => {
-                    let entry = entry(&file, origin, end);
+                    let entry = entry(&file, origin, end, &self.recipients);
                     stored.results.push(OutputResult::new(&entry, file.path.display().to_string()));
                     stored.entries.push(entry);
                     whole.push(sink.file);
@@ -326,7 +370,17 @@ impl Sinks {
     }
 }
 
-fn entry(file: &FinishedFile, origin: &Origin, end: MediaTime) -> OutputEntry {
+impl Sink {
+    /// Pages as they go into the file.
+    fn sealed(&mut self, pages: Vec<u8>) -> Result<Vec<u8>, SealError> {
+        let Some(sealer) = &mut self.sealer else { return Ok(pages) };
+        let mut segments = Vec::with_capacity(pages.len() + 1024);
+        sealer.seal(&pages, &mut segments)?;
+        Ok(segments)
+    }
+}
+
+fn entry(file: &FinishedFile, origin: &Origin, end: MediaTime, recipients: &Recipients) -> OutputEntry {
     let end = file.cut_to.map_or(end, |length| MediaTime::ZERO + length);
     let Contents { kind, participant, left, right } = origin.contents.clone();
     OutputEntry {
@@ -335,7 +389,8 @@ fn entry(file: &FinishedFile, origin: &Origin, end: MediaTime) -> OutputEntry {
         left,
         right,
         file: file.path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-        format: EXT.into(),
+        format: FORMAT.into(),
+        encryption: EncryptionEntry::of(recipients),
         duration_seconds: end.as_secs_f64(),
         bytes: file.bytes,
         sha256: file.sha256.clone(),
@@ -367,9 +422,9 @@ fn note_refusal<T>(written: Result<T, FileError>) {
 }
 
 /// An output as it is known while its file still grows.
-pub fn entry_so_far(origin: &Origin, at: MediaTime) -> OutputEntry {
+pub fn entry_so_far(origin: &Origin, at: MediaTime, recipients: &Recipients) -> OutputEntry {
     let (path, sha256) = Default::default();
-    entry(&FinishedFile { path, bytes: 0, sha256, cut_to: None, in_memory: false }, origin, at)
+    entry(&FinishedFile { path, bytes: 0, sha256, cut_to: None, in_memory: false }, origin, at, recipients)
 }
 
 /// The last part of a path, key or location.

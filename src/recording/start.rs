@@ -16,7 +16,7 @@ use super::manifest::Manifest;
 use super::outcome::Reason;
 use super::outputs::Speaker;
 use super::pipeline::Pipeline;
-use super::sinks::{EXT, Sinks};
+use super::sinks::{Sinks, ext};
 
 /// What a recording begins with.
 pub struct Start {
@@ -78,7 +78,7 @@ impl Start {
             job_id: config.job_id.as_deref().unwrap_or(&config.recording_id),
             participant: "",
             track: "",
-            ext: EXT,
+            ext: ext(&config.encryption),
         });
         let started = Started {
             version: JOURNAL_VERSION,
@@ -91,7 +91,7 @@ impl Start {
             name,
         };
         let wanted = Reservation { spool: config.spool_dir(), started, memory: Memory::of_process() };
-        let sinks = Sinks::reserve(wanted, store).await?;
+        let sinks = Sinks::reserve(wanted, store, config.encryption.clone()).await?;
         let pipeline = Pipeline::new(config, fastrand::u32(..))
             .map_err(|error| Reason::Internal { message: error.to_string() })?;
         Ok(Self { clock, pipeline, sinks, before: None })
@@ -111,8 +111,8 @@ impl Start {
 /// What an earlier process left of this recording, and the audio path that goes on with it. Where that cannot be, it is told
 /// why, and what it left becomes a recording of its own.
 async fn find(config: &Config, room: &RoomInfo, at: Instant, place: &Place) -> Option<(Earlier, Pipeline)> {
-    let (spool, id, place, room) = (config.spool_dir(), config.recording_id.clone(), place.clone(), room.clone());
-    let found = tokio::task::spawn_blocking(move || Earlier::find(&spool, &id, &place, &room, at)).await;
+    let (wanted, place, room) = (config.clone(), place.clone(), room.clone());
+    let found = tokio::task::spawn_blocking(move || Earlier::find(&wanted, &place, &room, at)).await;
     let earlier = match found {
         Ok(Ok(earlier)) => earlier?,
         Ok(Err(error)) => {

@@ -16,6 +16,7 @@ use super::journal::Journal;
 use super::memory::Memory;
 use super::names::{Reserve, digest_of, give_name, manifest_of, numbered, part_of, sync_directory_of, with_suffix};
 use super::recover::{OpenStream, Orphan};
+use super::stream::split_name;
 use super::volume::{Turns, Volume};
 use super::{FileError, FileEvent, FileId, FinishedFile};
 
@@ -79,8 +80,9 @@ impl RecordingFiles {
         make_directory(&parent)?;
         make_directory(spool)?;
         let journal = Arc::new(Journal::begin(spool, &with_absolute_place(started)?, memory.clone())?);
-        let ext = path.extension().map(|ext| ext.to_string_lossy().into_owned()).unwrap_or_default();
-        let claimed = Reserve::claim(&path.with_extension(""), &ext, &started.recording_id, |stem| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let (stem, ext) = split_name(&name);
+        let claimed = Reserve::claim(&path.with_file_name(stem), ext, &started.recording_id, |stem| {
             let stem = std::path::absolute(stem).map_err(|e| FileError::new("cannot find", stem, e))?;
             journal.append(&Entry::Named { stem });
             journal.sync_now();
@@ -384,7 +386,8 @@ mod tests {
     use super::*;
     use crate::encode::Mapping;
     use crate::encode::{OggInspector, OggOpusWriter, OpusHead, OpusTags, packet};
-    use crate::spool::{JOURNAL_VERSION, What, hash_of};
+    use crate::seal::{Recipients, Sealer};
+    use crate::spool::{JOURNAL_VERSION, SEALED, What, hash_of};
     use crate::time::SampleCount;
 
     const OGG: &str = "ogg";
@@ -409,7 +412,7 @@ mod tests {
     }
 
     fn ogg(suffix: &str) -> NewFile {
-        NewFile { kind: "mix".into(), participant: None, suffix: suffix.into(), ext: OGG.into() }
+        NewFile { kind: "mix".into(), suffix: suffix.into(), ext: OGG.into(), ..NewFile::default() }
     }
 
     fn left(root: &Path) -> Vec<String> {
@@ -576,6 +579,46 @@ mod tests {
         let done = files.finish(file.id(), true).await.unwrap();
         assert_eq!(progress.wait_for(|progress| progress.finished.is_some()).await.unwrap().finished, Some(done));
         assert_eq!(file.read(0..13).await.unwrap(), "0123456789abc");
+    }
+
+    #[tokio::test]
+    async fn a_sealed_file_that_cannot_go_on_ends_after_a_whole_segment() {
+        let recipients = Recipients::parse("age1t7rxyev2z3rw82stdlrrepyc39nvn86l5078zqkf5uasdy86jp6svpy7pa").unwrap();
+        let mut sealer = Sealer::new(recipients.clone());
+        let seal = |page: &Vec<u8>| {
+            let mut segment = Vec::new();
+            sealer.seal(page, &mut segment).unwrap();
+            segment
+        };
+        let pieces: Vec<Vec<u8>> = pages(4).iter().map(seal).collect();
+        let fits = pieces[..3].iter().map(Vec::len).sum::<usize>();
+        for kept in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let (events, mut inbox) = mpsc::unbounded_channel();
+            let reservation = wanted(dir.path(), "call.ogg.age", "r1", fits + 4096);
+            let mut files = RecordingFiles::reserve(&reservation, events).unwrap();
+            assert_eq!(files.manifest_path(), dir.path().join("call.json"));
+            files.keep_in_memory(kept);
+            reservation.memory.take_anyway(4096);
+            let what = NewFile {
+                kind: "mix".into(),
+                ext: SEALED.into(),
+                recipients: recipients.clone(),
+                ..NewFile::default()
+            };
+            let file = files.create(what.clone());
+            let hanging = file.growing.hang();
+            pieces.iter().for_each(|piece| files.append(file.id(), piece.clone()));
+            assert!(matches!(inbox.recv().await.unwrap().what, What::Broken(_)));
+            drop(hanging);
+            let done = files.finish(file.id(), true).await.unwrap();
+            assert_eq!(done.path, dir.path().join("call.ogg.age"));
+            let mut surveyor = what.stream().unwrap().surveyor();
+            surveyor.push(&fs::read(&done.path).unwrap());
+            let found = surveyor.finish();
+            assert!(found.ended && found.problems.is_empty(), "{:?}", found.problems);
+            assert_eq!((found.duration, done.cut_to), (SampleCount(96_000 - 312), Some(SampleCount(96_000 - 312))));
+        }
     }
 
     #[tokio::test]

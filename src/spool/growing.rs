@@ -14,14 +14,15 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::clock;
-use crate::encode::{self, OggState, OpusHead};
+use crate::encode::{OggState, OpusHead};
 use crate::time::SampleCount;
 
 use super::history::{Entry, Made, NewFile};
 use super::journal::Journal;
 use super::memory::Memory;
-use super::names::{give_name, hash_of, hex, inspect, numbered, part_of, sync_directory_of, with_suffix};
+use super::names::{give_name, hash_of, hex, numbered, part_of, survey, sync_directory_of, with_suffix};
 use super::recover::OpenStream;
+use super::stream::Stream;
 use super::tail::Tail;
 use super::volume::Volume;
 use super::{FileError, FileEvent, FileId, FinishedFile, Progress, What};
@@ -141,11 +142,11 @@ impl Growing {
         output: Output,
         stream: OpenStream,
     ) -> Arc<Self> {
-        let OpenStream { made, head, state: stands, bytes, last_page, file, hash } = stream;
+        let OpenStream { made, head, state: stands, bytes, last_unit, file, hash } = stream;
         let (file, tail) = (Some(Arc::new(file)), Tail::from_offset(bytes));
         let state = State { file, tail, hash, head: Some(head), stands: Some(stands), ..State::default() };
         let (path, on_disk, synced, ogg) = (made.path, bytes, bytes, Some(stands));
-        let io = Io { path, on_disk, synced, last_piece: last_page, ogg, ..Io::default() };
+        let io = Io { path, on_disk, synced, last_piece: last_unit, ogg, ..Io::default() };
         let growing = Self::new(volume, memory, Plan::Output(output), keep, state, io);
         growing.progress.send_modify(|progress| (progress.synced, progress.written) = (bytes, bytes));
         growing
@@ -339,11 +340,11 @@ impl Growing {
     }
 
     fn take(&self, state: &mut State, bytes: Bytes) {
-        if let Plan::Output(_) = self.plan {
+        if let Some(stream) = self.stream() {
             if state.tail.end() == 0 {
-                state.head = encode::head_of(&bytes);
+                state.head = stream.head_of(&bytes);
             }
-            state.stands = encode::state_after(&bytes).or(state.stands);
+            state.stands = stream.state_after(&bytes).or(state.stands);
         }
         state.hash.update(&bytes);
         state.tail.push(bytes);
@@ -389,8 +390,8 @@ impl Growing {
             file.write_all_at(&piece, io.on_disk).map_err(|e| FileError::new("cannot write to", &self.part(io), e))?;
             io.last_piece = io.on_disk;
             io.on_disk += piece.len() as u64;
-            if let Plan::Output(_) = self.plan {
-                io.ogg = encode::state_after(&piece).or(io.ogg);
+            if let Some(stream) = self.stream() {
+                io.ogg = stream.state_after(&piece).or(io.ogg);
             }
         }
         Ok(())
@@ -481,7 +482,7 @@ impl Growing {
         let Some(file) = file else { return };
         let mut page = vec![0; usize::try_from(io.on_disk - io.last_piece).unwrap_or(0)];
         let closed = file.set_len(io.on_disk).and_then(|()| file.read_exact_at(&mut page, io.last_piece));
-        if closed.is_err() || !encode::end_at_last_page(&mut page) {
+        if closed.is_err() || !self.stream().is_some_and(|stream| stream.end_in_place(&mut page)) {
             return;
         }
         // A disk that refuses this too leaves a file without its end mark, which players take.
@@ -492,7 +493,14 @@ impl Growing {
     fn push_closing_page(&self) {
         let mut state = self.state();
         let Some((head, stands)) = state.head.zip(state.stands) else { return };
-        let Ok(page) = encode::closing_page(head, stands) else { return };
+        let Some(stream) = self.stream() else { return };
+        let page = match stream.closing(head, stands) {
+            Ok(page) => page,
+            Err(error) => {
+                tracing::error!(%error, "a stream has no end mark, which players take");
+                return;
+            }
+        };
         state.cut_to = Some(SampleCount(stands.granule.saturating_sub(u64::from(head.pre_skip))));
         self.memory.take_anyway(page.len());
         self.take(&mut state, page.into());
@@ -521,7 +529,8 @@ impl Growing {
         file.sync_all().map_err(|e| FileError::new("cannot sync", &part, e))?;
         let read_back = |e| FileError::new("cannot read back", &part, e);
         let (sha256, cut_to) = if broken {
-            (hash_of(&part).map_err(read_back)?, Some(inspect(&part).map_err(read_back)?.duration))
+            let found = self.stream().map(|stream| survey(&part, stream)).transpose().map_err(read_back)?;
+            (hash_of(&part).map_err(read_back)?, found.map(|found| found.duration))
         } else {
             (self.sha256(), self.state().cut_to)
         };
@@ -573,6 +582,14 @@ impl Growing {
         };
         // Nobody listens any more once the recording has its result.
         let _ = output.events.send(FileEvent { file: output.id, what });
+    }
+
+    /// The stream in it; none in a journal.
+    fn stream(&self) -> Option<Stream<'_>> {
+        match &self.plan {
+            Plan::Journal(_) => None,
+            Plan::Output(output) => output.what.stream(),
+        }
     }
 
     fn is_kept(&self) -> bool {

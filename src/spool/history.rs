@@ -12,6 +12,7 @@ use time::OffsetDateTime;
 
 use crate::clock::SinceBoot;
 use crate::encode::OggState;
+use crate::seal::Recipients;
 use crate::time::{MediaTime, SampleCount};
 
 use super::FileId;
@@ -128,6 +129,9 @@ pub struct NewFile {
     pub suffix: String,
     /// Its ending, without the dot.
     pub ext: String,
+    /// Those to whom it is sealed; nobody where it is plain. Who ends it needs them.
+    #[serde(default, skip_serializing_if = "Recipients::is_empty")]
+    pub recipients: Recipients,
 }
 
 /// A step of a file's way into a store.
@@ -292,7 +296,7 @@ mod tests {
 
     fn entries() -> Vec<Entry> {
         let file = FileId(0);
-        let what = NewFile { kind: "mix".into(), participant: None, suffix: String::new(), ext: "ogg".into() };
+        let what = NewFile { kind: "mix".into(), ext: "ogg".into(), ..NewFile::default() };
         vec![
             Entry::Started(Started {
                 version: JOURNAL_VERSION,

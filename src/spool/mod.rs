@@ -21,6 +21,7 @@
 //! | `tail`, `memory` | what the disk does not have yet, and how much that may be |
 //! | `volume` | the writers, one a volume |
 //! | `history`, `journal` | what a journal says; the one that is being written |
+//! | `stream` | how a file holds its stream, plain or sealed |
 //! | `names` | names that are taken and given |
 //! | `recover` | orphans |
 
@@ -32,6 +33,7 @@ mod journal;
 mod memory;
 mod names;
 pub mod recover;
+mod stream;
 mod tail;
 mod volume;
 
@@ -48,6 +50,8 @@ pub use history::{Closed, Entry, FileHistory, History, JOURNAL_VERSION, Made, Ne
 pub use journal::Journal;
 pub use memory::Memory;
 pub use names::{digest_of, hash_of};
+pub(crate) use names::{give_name, part_of};
+pub use stream::{OGG, SEALED, Stream, StreamError, Survey, Surveyor, Unit, UnitReader, split_name};
 
 /// A fault of the local disk.
 #[derive(Debug, thiserror::Error)]

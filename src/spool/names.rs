@@ -6,9 +6,8 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use crate::encode::{Inspection, OggInspector};
-
 use super::FileError;
+use super::stream::{Stream, Survey};
 
 /// Disk space held back for the manifest, so that it fits when the disk is full.
 pub(super) const MANIFEST_RESERVE: usize = 64 * 1024;
@@ -21,7 +20,7 @@ pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 }
 
 /// What a file is called until it has its name.
-pub(super) fn part_of(path: &Path) -> PathBuf {
+pub(crate) fn part_of(path: &Path) -> PathBuf {
     with_suffix(path, ".part")
 }
 
@@ -31,7 +30,7 @@ pub(super) fn numbered(stem: &Path, number: u32) -> PathBuf {
 }
 
 /// Renames without overwriting; where the name was taken meanwhile, the file keeps `.part` and the error says so.
-pub(super) fn give_name(part: &Path, path: &Path) -> Result<(), FileError> {
+pub(crate) fn give_name(part: &Path, path: &Path) -> Result<(), FileError> {
     match fs::hard_link(part, path) {
         Ok(()) => {
             fs::remove_file(part).map_err(|e| FileError::new("cannot remove", part, e))?;
@@ -154,11 +153,11 @@ pub fn digest_of(bytes: &[u8]) -> String {
     hex(Sha256::digest(bytes).as_slice())
 }
 
-/// What is in an Ogg file.
-pub(super) fn inspect(path: &Path) -> io::Result<Inspection> {
-    let mut inspector = OggInspector::new();
-    read_blocks(path, |block| inspector.push(block))?;
-    Ok(inspector.finish())
+/// What is in a file.
+pub(super) fn survey(path: &Path, stream: Stream<'_>) -> io::Result<Survey> {
+    let mut surveyor = stream.surveyor();
+    read_blocks(path, |block| surveyor.push(block))?;
+    Ok(surveyor.finish())
 }
 
 /// Reads a file in blocks.

@@ -13,19 +13,17 @@ use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
 use crate::clock;
-use crate::encode::{self, OggState, OpusHead, PageReader, Problem};
+use crate::encode::{OggState, OpusHead};
 use crate::time::SampleCount;
 
 use super::files::tidy;
 use super::history::{Closed, Entry, FileHistory, History, JOURNAL_VERSION, Made, Place, Started};
 use super::journal::{Kind, kind_of, lock, path_of};
 use super::names::{
-    Reserve, give_name, hash_of, inspect, manifest_of, numbered, part_of, read_blocks, sync_directory_of, with_suffix,
+    Reserve, give_name, hash_of, manifest_of, numbered, part_of, read_blocks, survey, sync_directory_of, with_suffix,
 };
+use super::stream::Stream;
 use super::{FileError, FinishedFile};
-
-/// The ending of files that hold a stream; all others tell about the recording.
-const STREAM: &str = "ogg";
 
 /// A recording whose process died. As long as this is held, nobody else takes it.
 #[derive(Debug)]
@@ -46,9 +44,9 @@ pub struct OpenStream {
     pub head: OpusHead,
     /// Where its last page left it.
     pub state: OggState,
-    /// Its size, which is the end of that page.
+    /// Its size, which is the end of that page, or of the segment that holds it.
     pub bytes: u64,
-    pub(super) last_page: u64,
+    pub(super) last_unit: u64,
     pub(super) file: File,
     pub(super) hash: Sha256,
 }
@@ -161,7 +159,7 @@ impl Orphan {
         Ok(())
     }
 
-    /// Cuts every stream back to its last whole page, to go on with it. None where the recording was about to be finished,
+    /// Cuts every stream back to its last whole page or segment, to go on with it. None where the recording was about to be finished,
     /// or there is nothing to go on with. Until somebody [does](super::RecordingFiles::go_on), it is an orphan as before.
     ///
     /// # Errors
@@ -175,14 +173,12 @@ impl Orphan {
         let mut streams = Vec::new();
         for FileHistory { made, closed, .. } in files.values() {
             let part = part_of(&made.path);
-            if closed.is_some() || made.what.ext != STREAM {
-                return Ok(None);
-            }
+            let Some(stream) = made.what.stream().filter(|_| closed.is_none()) else { return Ok(None) };
             if !part.exists() {
                 // It was about to be made.
                 continue;
             }
-            match open(made, &part)? {
+            match open(made, &part, stream)? {
                 Opened::ToGoOn(stream) => streams.push(*stream),
                 Opened::Ended => return Ok(None),
                 Opened::Empty => fs::remove_file(&part).map_err(|e| FileError::new("cannot remove", &part, e))?,
@@ -302,7 +298,7 @@ impl Orphan {
             (Some(closed), Some(length)) if closed.bytes == length => closed,
             (_, None) => return Ok(None),
             (_, Some(_)) => {
-                let mended = if made.what.ext == STREAM { mend(&part)? } else { None };
+                let mended = made.what.stream().map(|stream| mend(&part, stream)).transpose()?.flatten();
                 let Some(closed) = mended else {
                     fs::remove_file(&part).map_err(|e| FileError::new("cannot remove", &part, e))?;
                     return Ok(None);
@@ -314,10 +310,9 @@ impl Orphan {
         };
         let Some(path) = place(&made, &part, &closed)? else { return Ok(None) };
         let Closed { bytes, sha256, cut_to } = closed;
-        let duration = match made.what.ext.as_str() {
-            STREAM => Some(inspect(&path).map_err(|e| FileError::new("cannot read back", &path, e))?.duration),
-            _ => None,
-        };
+        let found = made.what.stream().map(|stream| survey(&path, stream)).transpose();
+        let found = found.map_err(|e| FileError::new("cannot read back", &path, e))?;
+        let duration = found.map(|found| found.duration);
         Ok(Some(RecoveredFile { made, file: FinishedFile { path, bytes, sha256, cut_to, in_memory: false }, duration }))
     }
 
@@ -372,34 +367,34 @@ fn same_file(one: &Path, other: &Path) -> bool {
     (one.dev(), one.ino()) == (other.dev(), other.ino())
 }
 
-/// Cuts a stream back to its last whole page and ends it there. None where not even its headers are whole.
-fn mend(path: &Path) -> Result<Option<Closed>, FileError> {
+/// Cuts a stream back to its last whole page or segment and ends it there. None where not even its headers are whole.
+fn mend(path: &Path, stream: Stream<'_>) -> Result<Option<Closed>, FileError> {
     let failed = |e| FileError::new("cannot mend", path, e);
     let file = OpenOptions::new().read(true).write(true).open(path).map_err(failed)?;
-    let whole = whole_prefix(&file).map_err(failed)?;
+    let whole = whole_prefix(&file, stream).map_err(failed)?;
     file.set_len(whole).map_err(failed)?;
-    let found = inspect(path).map_err(failed)?;
-    let (Some(head), Some(state), Some(_)) = (found.head, found.state, &found.tags) else { return Ok(None) };
-    if !found.problems.iter().all(|problem| *problem == Problem::NoEnd) {
+    let found = survey(path, stream).map_err(failed)?;
+    let (Some(head), Some(state), true) = (found.head, found.state, found.begun) else { return Ok(None) };
+    if !found.problems.is_empty() {
         tracing::warn!(path = %path.display(), problems = ?found.problems, "a stream that is not as it was written");
     }
     if !found.ended {
-        let page = encode::closing_page(head, state).map_err(|e| failed(io::Error::other(e)))?;
+        let page = stream.closing(head, state).map_err(|e| failed(io::Error::other(e)))?;
         if let Err(error) = file.write_all_at(&page, whole) {
             tracing::warn!(path = %path.display(), %error, "there is no room for an end; the last page becomes it");
             file.set_len(whole).map_err(failed)?;
-            end_in_place(&file, whole).map_err(failed)?;
+            end_in_place(&file, whole, stream).map_err(failed)?;
         }
     }
     file.sync_all().map_err(failed)?;
     let bytes = file.metadata().map_err(failed)?.len();
     let sha256 = hash_of(path).map_err(failed)?;
-    Ok(Some(Closed { bytes, sha256, cut_to: Some(inspect(path).map_err(failed)?.duration) }))
+    Ok(Some(Closed { bytes, sha256, cut_to: Some(survey(path, stream).map_err(failed)?.duration) }))
 }
 
 /// What a file turns out to be.
 enum Opened {
-    /// Pages of a stream that has no end yet.
+    /// A stream that has no end yet.
     ToGoOn(Box<OpenStream>),
     /// A stream with its end.
     Ended,
@@ -407,26 +402,26 @@ enum Opened {
     Empty,
 }
 
-/// Cuts a stream back to its last whole page.
-fn open(made: &Made, part: &Path) -> Result<Opened, FileError> {
+/// Cuts a stream back to its last whole page or segment.
+fn open(made: &Made, part: &Path, stream: Stream<'_>) -> Result<Opened, FileError> {
     let failed = |e| FileError::new("cannot go on with", part, e);
     let file = OpenOptions::new().read(true).write(true).open(part).map_err(failed)?;
-    let bytes = whole_prefix(&file).map_err(failed)?;
+    let bytes = whole_prefix(&file, stream).map_err(failed)?;
     file.set_len(bytes).and_then(|()| file.sync_all()).map_err(failed)?;
-    let found = inspect(part).map_err(failed)?;
-    let (Some(head), Some(state), Some(_)) = (found.head, found.state, &found.tags) else { return Ok(Opened::Empty) };
+    let found = survey(part, stream).map_err(failed)?;
+    let (Some(head), Some(state), true) = (found.head, found.state, found.begun) else { return Ok(Opened::Empty) };
     if found.ended {
         return Ok(Opened::Ended);
     }
-    let last_page = last_page(&file, bytes).map_err(failed)?.start;
+    let last_unit = last_unit(&file, bytes, stream).map_err(failed)?.start;
     let mut hash = Sha256::new();
     read_blocks(part, |block| hash.update(block)).map_err(failed)?;
-    Ok(Opened::ToGoOn(Box::new(OpenStream { made: made.clone(), head, state, bytes, last_page, file, hash })))
+    Ok(Opened::ToGoOn(Box::new(OpenStream { made: made.clone(), head, state, bytes, last_unit, file, hash })))
 }
 
-/// How far a file is pages of one stream, one after the other.
-fn whole_prefix(file: &File) -> io::Result<u64> {
-    let mut reader = PageReader::new();
+/// How far a file is pages or segments of one stream, one after the other.
+fn whole_prefix(file: &File, stream: Stream<'_>) -> io::Result<u64> {
+    let mut reader = stream.units();
     let mut block = vec![0; 64 * 1024];
     let (mut at, mut whole, mut next) = (0, 0, None);
     loop {
@@ -436,14 +431,14 @@ fn whole_prefix(file: &File) -> io::Result<u64> {
         }
         at += read as u64;
         reader.push(&block[..read]);
-        while let Some(page) = reader.next_page() {
-            let follows = next.is_none_or(|next| next == (page.serial, page.sequence));
-            if page.offset != whole || !follows {
+        while let Some(unit) = reader.next_unit() {
+            let follows = next.is_none_or(|next| next == unit.begins_with);
+            if unit.offset != whole || !follows {
                 return Ok(whole);
             }
-            whole = page.end;
-            next = Some((page.serial, page.sequence.wrapping_add(1)));
-            if page.last {
+            whole = unit.end;
+            next = Some(unit.followed_by);
+            if unit.last {
                 return Ok(whole);
             }
         }
@@ -453,9 +448,9 @@ fn whole_prefix(file: &File) -> io::Result<u64> {
     }
 }
 
-/// Where the last page of a file of `length` bytes is.
-fn last_page(file: &File, length: u64) -> io::Result<Range<u64>> {
-    let mut reader = PageReader::new();
+/// Where the last page or segment of a file of `length` bytes is.
+fn last_unit(file: &File, length: u64, stream: Stream<'_>) -> io::Result<Range<u64>> {
+    let mut reader = stream.units();
     let mut block = vec![0; 64 * 1024];
     let (mut at, mut last) = (0, 0..0);
     while at < length {
@@ -465,19 +460,19 @@ fn last_page(file: &File, length: u64) -> io::Result<Range<u64>> {
         }
         at += read as u64;
         reader.push(&block[..read]);
-        while let Some(page) = reader.next_page() {
-            last = page.offset..page.end;
+        while let Some(unit) = reader.next_unit() {
+            last = unit.offset..unit.end;
         }
     }
     Ok(last)
 }
 
-/// Makes the last page of a file of `length` bytes its stream's last.
-fn end_in_place(file: &File, length: u64) -> io::Result<()> {
-    let last = last_page(file, length)?;
+/// Makes the last page or segment of a file of `length` bytes its stream's last.
+fn end_in_place(file: &File, length: u64, stream: Stream<'_>) -> io::Result<()> {
+    let last = last_unit(file, length, stream)?;
     let mut page = vec![0; (last.end - last.start) as usize];
     file.read_exact_at(&mut page, last.start)?;
-    if encode::end_at_last_page(&mut page) {
+    if stream.end_in_place(&mut page) {
         file.write_all_at(&page, last.start)?;
     }
     Ok(())
@@ -489,7 +484,10 @@ mod tests {
 
     use super::*;
     use crate::encode::{Mapping, OggInspector, OggOpusWriter, OpusHead, OpusTags, packet};
+    use crate::seal::{Recipients, Sealer};
     use crate::spool::{FileId, NewFile};
+
+    const RECIPIENT: &str = "age1t7rxyev2z3rw82stdlrrepyc39nvn86l5078zqkf5uasdy86jp6svpy7pa";
 
     /// A stream of two seconds in pages of 200 ms, that was never ended.
     fn stream() -> Vec<u8> {
@@ -563,7 +561,7 @@ mod tests {
             let mut inspector = OggInspector::new();
             inspector.push(&whole[..cut]);
             let before = inspector.finish();
-            let mended = mend(&path).unwrap();
+            let mended = mend(&path, Stream::Ogg).unwrap();
             assert_eq!(mended.is_some(), before.tags.is_some(), "cut at {cut}");
             let Some(closed) = mended else { continue };
             let bytes = fs::read(&path).unwrap();
@@ -574,8 +572,36 @@ mod tests {
             assert_eq!((found.duration, Some(found.duration)), (before.duration, closed.cut_to), "cut at {cut}");
             assert_eq!(bytes[..before.whole as usize], whole[..before.whole as usize], "no page changes");
             assert_eq!((closed.bytes, &closed.sha256), (found.bytes, &hash_of(&path).unwrap()));
-            assert_eq!(mend(&path).unwrap(), Some(closed), "once more is the same, cut at {cut}");
+            assert_eq!(mend(&path, Stream::Ogg).unwrap(), Some(closed), "once more is the same, cut at {cut}");
         }
+    }
+
+    #[test]
+    fn a_sealed_stream_cut_anywhere_keeps_every_whole_segment_and_is_ended_without_a_secret_key() {
+        let recipients = Recipients::parse(RECIPIENT).unwrap();
+        let stream_of = Stream::Sealed(&recipients);
+        let mut whole = Vec::new();
+        Sealer::new(recipients.clone()).seal(&stream(), &mut whole).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        for cut in (0..=whole.len()).step_by(11).chain([whole.len()]) {
+            fs::write(&path, &whole[..cut]).unwrap();
+            let mut surveyor = stream_of.surveyor();
+            surveyor.push(&whole[..cut]);
+            let before = surveyor.finish();
+            let mended = mend(&path, stream_of).unwrap();
+            assert_eq!(mended.is_some(), before.begun, "cut at {cut}");
+            let Some(closed) = mended else { continue };
+            let bytes = fs::read(&path).unwrap();
+            let mut surveyor = stream_of.surveyor();
+            surveyor.push(&bytes);
+            let found = surveyor.finish();
+            assert!(found.ended && found.problems.is_empty(), "cut at {cut}: {:?}", found.problems);
+            assert_eq!((found.duration, Some(found.duration)), (before.duration, closed.cut_to), "cut at {cut}");
+            assert_eq!((closed.bytes, &closed.sha256), (bytes.len() as u64, &hash_of(&path).unwrap()));
+            assert_eq!(mend(&path, stream_of).unwrap(), Some(closed), "once more is the same, cut at {cut}");
+        }
+        assert!(!fs::read(&path).unwrap().windows(4).any(|bytes| bytes == b"OggS"));
     }
 
     #[test]
@@ -587,7 +613,7 @@ mod tests {
             let mut damaged = whole.clone();
             damaged[at] ^= 0x55;
             fs::write(&path, &damaged).unwrap();
-            mend(&path).unwrap().unwrap();
+            mend(&path, Stream::Ogg).unwrap().unwrap();
             let mut inspector = OggInspector::new();
             inspector.push(&fs::read(&path).unwrap());
             let found = inspector.finish();
@@ -632,11 +658,11 @@ mod tests {
                 0 => {}
                 // In the middle of the last page.
                 1 => {
-                    mend(&part).unwrap();
+                    mend(&part, Stream::Ogg).unwrap();
                     let length = fs::metadata(&part).unwrap().len();
                     OpenOptions::new().write(true).open(&part).unwrap().set_len(length - 5).unwrap();
                 }
-                2 => _ = mend(&part).unwrap(),
+                2 => _ = mend(&part, Stream::Ogg).unwrap(),
                 // Between the file's two names.
                 3 => {
                     orphan.finish_files().unwrap();

@@ -2,6 +2,7 @@
 //! `fuzz/`, and on a stable toolchain [`Mutator`], which is quick and blind, but runs with every test.
 
 use std::path::Path;
+use std::sync::LazyLock;
 
 use bytes::Bytes;
 use fastrand::Rng;
@@ -12,10 +13,11 @@ use crate::analysis::{Analysis, AnalysisConfig};
 use crate::call::{Codec, TrackKey};
 use crate::capture::{Content, Settled, Silence, toc};
 use crate::decode::TrackDecoder;
-use crate::encode::{OggInspector, OpusConfig, OpusTags, packet};
+use crate::encode::{Mapping, OggInspector, OggOpusWriter, OpusConfig, OpusHead, OpusTags, PageReader, packet};
 use crate::mix::{Gain, MixError, Mixdown, MixdownConfig, Mixing};
 use crate::recording::Manifest;
 use crate::room::Receiver;
+use crate::seal::{Identities, Opened, Opener, Recipients, SealInspector, Sealer, open_whole};
 use crate::spool::{Entry, History};
 use crate::time::{MediaTime, SampleCount};
 
@@ -40,6 +42,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "manifest", read: manifest, seeds: &["manifest.json"] },
     Target { name: "journal", read: journal, seeds: &["journal.jsonl"] },
     Target { name: "ogg", read: ogg, seeds: &[] },
+    Target { name: "sealed", read: sealed, seeds: &[] },
 ];
 
 impl Target {
@@ -55,7 +58,11 @@ impl Target {
         };
         let mut seeds = self.seeds.iter().map(read).collect::<Result<Vec<_>, _>>()?;
         if self.seeds.is_empty() {
-            seeds.extend(if self.name == "forward" { vec![talk(&packets()?)] } else { packets()? });
+            seeds.extend(match self.name {
+                "forward" => vec![talk(&packets()?)],
+                "sealed" => vec![sealed_file()?.concat(), (0..8).collect()],
+                _ => packets()?,
+            });
         }
         Ok(seeds)
     }
@@ -240,6 +247,83 @@ pub fn ogg(bytes: &[u8]) -> Result<(), String> {
     }
     let _ = inspector.finish();
     Ok(())
+}
+
+/// A sealed file, as `callreel inspect`, `recover` and `decrypt` read it. The bytes are one; and they are the order in which
+/// the segments of a whole one come.
+///
+/// # Errors
+/// What was opened and never sealed, or a file that is sound for one reader and not for another.
+pub fn sealed(bytes: &[u8]) -> Result<(), String> {
+    static SEGMENTS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| sealed_file().unwrap_or_default());
+    open(bytes)?;
+    let _ = open_whole(&known_key()?, bytes);
+    let _ = (Identities::parse(&String::from_utf8_lossy(bytes)), Recipients::parse(&String::from_utf8_lossy(bytes)));
+    let order = bytes.iter().take(32).filter_map(|byte| SEGMENTS.get(usize::from(*byte) % SEGMENTS.len().max(1)));
+    open(&order.flatten().copied().collect::<Vec<u8>>())
+}
+
+/// Opens a file with the key that everybody knows.
+fn open(file: &[u8]) -> Result<(), String> {
+    let mut inspector = SealInspector::new();
+    let mut opener = Opener::new(known_key()?);
+    let (mut lost, mut pages) = (0, PageReader::new());
+    for piece in file.chunks(997).map(Some).chain([None]) {
+        match piece {
+            Some(piece) => {
+                inspector.push(piece);
+                opener.push(piece);
+            }
+            None => opener.end(),
+        }
+        while let Some(opened) = opener.next_opened() {
+            match opened {
+                Opened::Pages(opened) => pages.push(&opened),
+                Opened::Lost(_) => lost += 1,
+            }
+            while pages.next_page().is_some() {}
+        }
+    }
+    lost += usize::from(opener.lost_at_end(file.len() as u64).is_some());
+    if pages.passed_over() + pages.pending() > 0 {
+        return Err("what was opened is not all pages".into());
+    }
+    let found = inspector.finish();
+    if found.is_clean() != (lost == 0) {
+        return Err(format!("{lost} losses, and {:?}", found.problems));
+    }
+    Ok(())
+}
+
+/// A key from the tests of the age library: what is sealed to it is no secret.
+fn known_key() -> Result<Identities, String> {
+    let key = "AGE-SECRET-KEY-1GQ9778VQXMMJVE8SK7J6VT8UJ4HDQAJUVSFCWCM02D8GEWQ72PVQ2Y5J33";
+    Identities::parse(key).map_err(|error| error.to_string())
+}
+
+/// The segments of a whole sealed file.
+fn sealed_file() -> Result<Vec<Vec<u8>>, TestkitError> {
+    let failed = |error: &dyn std::fmt::Display| TestkitError::Simulation(error.to_string());
+    let key = "age1t7rxyev2z3rw82stdlrrepyc39nvn86l5078zqkf5uasdy86jp6svpy7pa";
+    let mut sealer = Sealer::new(Recipients::parse(key).map_err(|error| failed(&error))?);
+    let head = OpusHead::new(Mapping::Mono, 312);
+    let writer = OggOpusWriter::new(head, &OpusTags::new(), 7, SampleCount::from_millis(200));
+    let mut writer = writer.map_err(|error| failed(&error))?;
+    let mut segments = Vec::new();
+    for n in 0..8 {
+        for _ in 0..10 * usize::from(n > 0) {
+            writer.write_packet(&packet::SILENCE_20_MS, 960).map_err(|error| failed(&error))?;
+        }
+        match n {
+            7 => writer.finish(writer.samples()).map_err(|error| failed(&error))?,
+            _ => writer.close_page(),
+        }
+        let (mut pages, mut segment) = (Vec::new(), Vec::new());
+        writer.take_bytes(&mut pages);
+        sealer.seal(&pages, &mut segment).map_err(|error| failed(&error))?;
+        segments.push(segment);
+    }
+    Ok(segments)
 }
 
 /// Two tracks that take turns, as [`forward`] reads it: packets of 20 ms that are short enough.

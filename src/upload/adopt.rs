@@ -11,8 +11,7 @@ use super::lease;
 use super::live::clear;
 use super::state::{FileState, LiveState, STATE_VERSION};
 use super::transfer::{RECORDING_ID, Source, Transfer, known, reserved};
-use crate::encode::{self, OggInspector, PageReader};
-use crate::spool::{FileId, NewFile, Upload as Step};
+use crate::spool::{FileId, NewFile, Stream, Upload as Step, split_name};
 use crate::store::{Store, StoreError};
 use crate::time::SampleCount;
 
@@ -119,7 +118,7 @@ pub async fn finish(
     note: impl Fn(Step) + Send + Sync + 'static,
 ) -> Result<Adopted, UploadError> {
     let reserved = reserved(&left.steps);
-    let (wanted, ext) = left.key.rsplit_once('.').unwrap_or((&left.key, ""));
+    let (wanted, ext) = split_name(&left.key);
     let mut state = LiveState {
         version: STATE_VERSION,
         recording_id: left.recording_id.clone(),
@@ -246,23 +245,26 @@ async fn rest_of(transfer: &Transfer, n: usize) -> Result<Bytes, UploadError> {
         let why = format!("nothing is there from {confirmed} to {}", first.offset);
         return Err(UploadError::State(transfer.state.key(), why));
     };
-    end_stream(&mut bytes, &file.head);
+    if let Some(stream) = file.what.stream() {
+        end_stream(&mut bytes, stream, &file.head);
+    }
     let behind = behind.min(bytes.len());
     Ok(bytes.freeze().split_off(behind))
 }
 
-/// Cuts pages back to the last whole one and ends the stream after it, as far as what is known of it allows that.
-fn end_stream(bytes: &mut BytesMut, head: &str) {
-    let mut pages = PageReader::new();
-    pages.push(bytes);
+/// Cuts pages or segments back to the last whole one and ends the stream after it, as far as what is known of it allows
+/// that.
+fn end_stream(bytes: &mut BytesMut, stream: Stream<'_>, head: &str) {
+    let mut units = stream.units();
+    units.push(bytes);
     let (mut whole, mut ended) = (0, false);
-    while let Some(page) = pages.next_page() {
-        (whole, ended) = (page.end, page.last);
+    while let Some(unit) = units.next_unit() {
+        (whole, ended) = (unit.end, unit.last);
     }
     bytes.truncate(usize::try_from(whole).unwrap_or(0));
-    let head = from_hex(head).and_then(|page| encode::head_of(&page));
-    if let (false, Some(head), Some(state)) = (ended, head, encode::state_after(bytes)) {
-        match encode::closing_page(head, state) {
+    let head = from_hex(head).and_then(|unit| stream.head_of(&unit));
+    if let (false, Some(head), Some(state)) = (ended, head, stream.state_after(bytes)) {
+        match stream.closing(head, state) {
             Ok(page) => bytes.extend_from_slice(&page),
             Err(error) => tracing::warn!(%error, "the stream has no end mark, which players take"),
         }
@@ -277,23 +279,24 @@ fn from_hex(text: &str) -> Option<Vec<u8>> {
 /// Reads an object back and says what is in it.
 async fn look(transfer: &Transfer, n: usize) -> Result<AdoptedFile, UploadError> {
     let FileState { key, what, .. } = &transfer.state.files[n];
-    let (mut inspector, mut hash, mut at) = (OggInspector::new(), Sha256::new(), 0);
+    let (mut surveyor, mut hash, mut at) = (what.stream().map(Stream::surveyor), Sha256::new(), 0);
     loop {
         let block = transfer.store.get(key, Some(at..at + BLOCK)).await?;
-        inspector.push(&block);
+        if let Some(surveyor) = &mut surveyor {
+            surveyor.push(&block);
+        }
         hash.update(&block);
         at += block.len() as u64;
         if (block.len() as u64) < BLOCK {
             break;
         }
     }
-    let is_stream = what.ext == "ogg";
     Ok(AdoptedFile {
         what: what.clone(),
         key: key.clone(),
         location: transfer.store.location(key),
         bytes: at,
         sha256: hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect(),
-        duration: is_stream.then(|| inspector.finish().duration),
+        duration: surveyor.map(|surveyor| surveyor.finish().duration),
     })
 }

@@ -13,8 +13,7 @@ use super::state::{FileState, LiveState, STATE_VERSION, Tail};
 use super::transfer::{Source, Transfer, known, reserved};
 use super::{UploadConfig, UploadError};
 use crate::clock;
-use crate::encode::PageReader;
-use crate::spool::{FileId, SpoolFile, Upload as Step};
+use crate::spool::{FileId, SpoolFile, Upload as Step, split_name};
 use crate::store::{Store, StoreError};
 
 /// How soon a store is tried again at the end of a recording, at first and at last.
@@ -24,7 +23,7 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// How long a disk may take before a round goes on without what it does not have.
 const PROMPT: Duration = Duration::from_millis(500);
 
-/// How far around the end of the parts a page's beginning is looked for: more than a page can have.
+/// How far around the end of the parts a page's beginning is looked for: more than a page or a sealed segment can have.
 const PAGE: u64 = 96 * 1024;
 
 /// What a recording is to be in its store.
@@ -81,7 +80,7 @@ impl Upload {
     pub fn start(store: Store, plan: UploadPlan, note: impl Fn(Step) + Send + Sync + 'static) -> Self {
         let (commands, inbox) = mpsc::unbounded_channel();
         let (told, status) = watch::channel(UploadStatus::default());
-        let (stem, ext) = plan.key.rsplit_once('.').unwrap_or((&plan.key, ""));
+        let (stem, ext) = split_name(&plan.key);
         let named = reserved(&plan.steps);
         let is_named = named.is_some();
         let (stem, owner) = named.unwrap_or_else(|| (stem.to_owned(), ulid::Ulid::new().to_string()));
@@ -420,10 +419,11 @@ impl Live {
         }
         let end = self.synced(n).min(PAGE);
         let bytes = self.sources[n].read(0..end).await.map_err(UploadError::Spool)?;
-        let mut pages = PageReader::new();
-        pages.push(&bytes);
-        if let Some(page) = pages.next_page() {
-            let head = &bytes[..usize::try_from(page.end).unwrap_or(0)];
+        let Some(stream) = self.transfer.state.files[n].what.stream() else { return Ok(()) };
+        let mut units = stream.units();
+        units.push(&bytes);
+        if let Some(unit) = units.next_unit() {
+            let head = &bytes[..usize::try_from(unit.end).unwrap_or(0)];
             self.transfer.state.files[n].head = head.iter().map(|byte| format!("{byte:02x}")).collect();
         }
         Ok(())
@@ -459,19 +459,20 @@ impl Live {
         Ok(())
     }
 
-    /// Where the page begins that the parts end in.
+    /// Where the page or segment begins that the parts end in.
     async fn page_before(&self, n: usize, confirmed: u64, synced: u64) -> Result<u64, UploadError> {
         let from = confirmed.saturating_sub(PAGE);
         let bytes = self.sources[n].read(from..synced.min(confirmed + PAGE)).await.map_err(UploadError::Spool)?;
-        let mut pages = PageReader::new();
-        pages.push(&bytes);
+        let Some(stream) = self.transfer.state.files[n].what.stream() else { return Ok(confirmed) };
+        let mut units = stream.units();
+        units.push(&bytes);
         let mut begins = from;
-        while let Some(page) = pages.next_page() {
-            if from + page.offset > confirmed {
+        while let Some(unit) = units.next_unit() {
+            if from + unit.offset > confirmed {
                 break;
             }
-            begins = from + page.offset;
-            if from + page.end == confirmed {
+            begins = from + unit.offset;
+            if from + unit.end == confirmed {
                 begins = confirmed;
             }
         }

@@ -58,7 +58,7 @@ pub struct FileState {
     /// What the store has beside them, as objects of their own, which follow each other. Each begins and ends with a page.
     #[serde(default)]
     pub tails: Vec<Tail>,
-    /// The first page, in hexadecimal: what is needed to end the stream.
+    /// The first page or sealed segment, in hexadecimal: what is needed to end the stream.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub head: String,
     /// How long the object is, once it is complete.
@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn what_was_written_is_read_and_the_future_is_refused() {
-        let what = NewFile { kind: "mix".into(), participant: None, suffix: String::new(), ext: "ogg".into() };
+        let what = NewFile { kind: "mix".into(), ext: "ogg".into(), ..NewFile::default() };
         let mut file = FileState::new(FileId(0), what, "a/b.ogg".into());
         file.parts.push(Part { number: 1, size: 10, tag: "t".into() });
         file.tails.push(Tail { offset: 8, len: 5 });
