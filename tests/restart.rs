@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use age::secrecy::ExposeSecret;
 use callreel::clock;
 use callreel::encode::OggInspector;
 use callreel::recording::{Manifest, Outcome, Reason, RecordingResult};
@@ -38,7 +39,7 @@ struct Recorder {
 
 impl Recorder {
     /// Starts a recorder, and waits until it records.
-    async fn start(server: &LiveKitServer, storage: Option<&StorageServer>, root: &Path) -> Self {
+    async fn start(server: &LiveKitServer, storage: Option<&StorageServer>, root: &Path, more: &[&str]) -> Self {
         let mut command = callreel();
         command.args(["record", "--url", &server.url(), "--room", "call", "--name", "call", "--recording-id", "R1"]);
         command.args(["--departure-timeout", "60s", "--tail-every", "1s", "--outputs", "mix,dual,tracks", "--spool"]);
@@ -52,7 +53,7 @@ impl Recorder {
                 command.arg("s3://calls/2026")
             }
         };
-        let mut process = command.spawn().unwrap();
+        let mut process = command.args(more).spawn().unwrap();
         let log = BufReader::new(process.stderr.take().unwrap()).lines();
         let mut recorder = Self { process, log };
         recorder.says("recording started").await;
@@ -159,8 +160,8 @@ struct Interrupted {
     bob: Speaker,
 }
 
-async fn record(server: &LiveKitServer, storage: Option<&StorageServer>, root: &Path) -> Interrupted {
-    let first = Recorder::start(server, storage, root).await;
+async fn record(server: &LiveKitServer, storage: Option<&StorageServer>, root: &Path, more: &[&str]) -> Interrupted {
+    let first = Recorder::start(server, storage, root, more).await;
     let alice = Speaker::join(server, "alice", 1).await;
     let bob = Speaker::join(server, "bob", 2).await;
     alice.voice.sent_at_least(250).await.unwrap();
@@ -168,13 +169,13 @@ async fn record(server: &LiveKitServer, storage: Option<&StorageServer>, root: &
     // Whoever ends what others leave, leaves this to the process that goes on.
     let mut watcher = callreel().args(["recover", "--watch", "--spool"]).arg(root.join("spool")).spawn().unwrap();
     alice.voice.sent_at_least(325).await.unwrap();
-    let second = Recorder::start(server, storage, root).await;
+    let second = Recorder::start(server, storage, root, more).await;
     let journal = root.join("spool/R1.journal");
     while !std::fs::read_to_string(&journal).is_ok_and(|journal| journal.contains("restarted")) {
         tokio::task::yield_now().await;
     }
     second.kill().await;
-    let last = Recorder::start(server, storage, root).await;
+    let last = Recorder::start(server, storage, root, more).await;
     let joined = clock::wall();
     alice.voice.sent_at_least(700).await.unwrap();
     let (result, told) = last.finish().await;
@@ -199,7 +200,7 @@ async fn record(server: &LiveKitServer, storage: Option<&StorageServer>, root: &
 fn check_all(call: &Interrupted, manifest: &Manifest, read: impl Fn(&str) -> Vec<u8>) {
     let Interrupted { holes, alice, bob, .. } = call;
     manifest.check().unwrap();
-    let names: Vec<&str> = manifest.outputs.iter().map(|output| &*output.file).collect();
+    let names: Vec<&str> = manifest.outputs.iter().map(|output| output.file.trim_end_matches(".age")).collect();
     assert_eq!(names, ["call.ogg", "call-dual.ogg", "call-alice.ogg", "call-bob.ogg"]);
     assert_eq!((&*manifest.outputs[1].left, &*manifest.outputs[1].right), (&["alice".into()][..], &["bob".into()][..]));
     for (name, speakers) in names.iter().zip([&[][..], &[alice, bob], &[alice], &[bob]]) {
@@ -221,11 +222,31 @@ fn everything(root: &Path) -> Vec<PathBuf> {
 async fn a_recorder_that_is_started_again_goes_on_with_the_same_files() {
     let server = LiveKitServer::start().await.unwrap();
     let root = tempfile::tempdir().unwrap();
-    let call = record(&server, None, root.path()).await;
+    let call = record(&server, None, root.path(), &[]).await;
     let out = root.path().join("out");
     let manifest: Manifest = serde_json::from_slice(&std::fs::read(out.join("call.json")).unwrap()).unwrap();
     check_all(&call, &manifest, |name| std::fs::read(out.join(name)).unwrap());
     assert_eq!(everything(root.path()).len(), 5, "{:?}", everything(root.path()));
+}
+
+#[tokio::test]
+async fn it_goes_on_with_what_is_sealed_without_a_key_that_opens_it() {
+    let server = LiveKitServer::start().await.unwrap();
+    let root = tempfile::tempdir().unwrap();
+    let identity = age::x25519::Identity::generate();
+    let key = root.path().join("key.txt");
+    std::fs::write(&key, identity.to_string().expose_secret()).unwrap();
+    let recipient = identity.to_public().to_string();
+    let call = record(&server, None, root.path(), &["--encrypt-to", &recipient]).await;
+    let out = root.path().join("out");
+    let manifest: Manifest = serde_json::from_slice(&std::fs::read(out.join("call.json")).unwrap()).unwrap();
+    check_all(&call, &manifest, |name| {
+        let mut decrypt = std::process::Command::new(env!("CARGO_BIN_EXE_callreel"));
+        decrypt.arg("decrypt").arg(out.join(format!("{name}.age"))).args(["--out", "-", "--identity"]).arg(&key);
+        let output = decrypt.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    });
 }
 
 #[tokio::test]
@@ -234,7 +255,7 @@ async fn it_goes_on_with_the_same_objects_of_a_store() {
     let storage = StorageServer::versitygw().await.unwrap();
     let store = storage.store("calls").await.unwrap();
     let root = tempfile::tempdir().unwrap();
-    let call = record(&server, Some(&storage), root.path()).await;
+    let call = record(&server, Some(&storage), root.path(), &[]).await;
     assert!(call.result.outputs[0].location == "s3://calls/2026/call.ogg", "{:?}", call.result.outputs);
     let mut objects = std::collections::BTreeMap::new();
     for object in store.list("").await.unwrap() {
