@@ -161,7 +161,7 @@ async fn record(reservation: Reservation, store: Option<Store>, offset: Duration
         upload.complete(vec![file.id()]).await.expect("a store that works");
         upload.close().await;
     }
-    files.done().await;
+    files.done(false).await;
     Seen { behind, ..follow.await.expect("no panic") }
 }
 

@@ -477,7 +477,7 @@ async fn parts_that_end_within_a_segment_are_finished_by_another_machine() {
     let dir = tempfile::tempdir().unwrap();
     let mut pages = Pages::begin(dir.path(), Recipients::parse(&listener.public).unwrap());
     let config = UploadConfig { tail_every: Some(Duration::from_secs(1)), patience: Duration::from_secs(20) };
-    let plan = UploadPlan { recording_id: "pages".into(), key: "call.ogg.age".into(), config };
+    let plan = UploadPlan { recording_id: "pages".into(), key: "call.ogg.age".into(), config, steps: Vec::new() };
     let upload = Upload::start(store.clone(), plan, |_| {});
     upload.add(pages.file.clone());
     let key = LiveState::key_of("call");

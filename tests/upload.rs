@@ -103,7 +103,15 @@ impl Recorder {
     }
 
     /// Tells it to stop, and gives its result and how long that took.
-    async fn finish(mut self) -> (RecordingResult, Duration) {
+    async fn finish(self) -> (RecordingResult, Duration) {
+        let (result, took, spool) = self.finish_and_keep().await;
+        let left = everything(spool.path());
+        assert!(left.is_empty(), "{left:?} is left in the spool: {result:?}");
+        (result, took)
+    }
+
+    /// The same, whatever is left in the spool.
+    async fn finish_and_keep(mut self) -> (RecordingResult, Duration, tempfile::TempDir) {
         let told = clock::now();
         self.terminate();
         let stdout = self.process.stdout.take().unwrap();
@@ -118,9 +126,7 @@ impl Recorder {
         tokio::join!(drained, read);
         let took = clock::now() - told;
         self.process.wait().await.unwrap();
-        let left = everything(self.spool.path());
-        assert!(left.is_empty(), "{left:?} is left in the spool: {last}");
-        (serde_json::from_str(&last).unwrap(), took)
+        (serde_json::from_str(&last).unwrap(), took, self.spool)
     }
 
     async fn kill(&mut self) -> time::OffsetDateTime {
@@ -232,6 +238,23 @@ async fn the_call_is_in_the_bucket_while_they_talk_and_whole_at_the_end() {
     assert_eq!(result.manifest.as_deref(), Some("s3://calls/2026/live.json"));
     let manifest = judge(&storage, &store, "live").await;
     assert_eq!((manifest.outcome, manifest.outputs.len(), manifest.sidecars.len()), (Outcome::Complete, 2, 2));
+}
+
+#[tokio::test]
+async fn the_spool_keeps_what_it_is_told_to() {
+    let server = LiveKitServer::start().await.unwrap();
+    let storage = StorageServer::versitygw().await.unwrap();
+    let store = storage.store("calls").await.unwrap();
+    let recorder = Recorder::start(&server, &storage, "kept", &["--keep-spool", "1h"]).await;
+    recorder.voice.sent_at_least(100).await.unwrap();
+    let (result, _, spool) = recorder.finish_and_keep().await;
+    assert_eq!(result.outcome, Outcome::Complete, "{:?}", result.reasons);
+    let kept = spool.path().join("kept").join(&result.recording_id);
+    let stored = store.get("2026/kept.ogg", None).await.unwrap();
+    assert!(std::fs::read(kept.join("kept.ogg")).unwrap() == stored, "byte for byte");
+    assert_eq!(everything(spool.path()).len(), 4, "{:?}", everything(spool.path()));
+    assert_eq!(recover(&storage, spool.path(), &[]).await, [], "it is no orphan");
+    judge(&storage, &store, "kept").await;
 }
 
 #[tokio::test]

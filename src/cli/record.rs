@@ -83,6 +83,9 @@ pub struct Args {
     /// a store [default: .spool in the directory for the recording, or in ./recordings]
     #[arg(long, env = "CALLREEL_SPOOL", value_name = "DIR")]
     spool: Option<PathBuf>,
+    /// How long the spool keeps a recording's files after the store has them
+    #[arg(long, env = "CALLREEL_KEEP_SPOOL", value_name = "TIME", value_parser = duration, default_value = "0s")]
+    keep_spool: Duration,
     /// How long recordings whose process died are left to a process of the same --recording-id, before this one ends them
     #[arg(long, env = "CALLREEL_GRACE", value_name = "TIME", value_parser = duration, default_value = "30s")]
     grace: Duration,
@@ -282,6 +285,7 @@ impl Args {
         config.encryption = recipients(&self.encrypt_to, self.encrypt_to_file.as_deref(), &file)?;
         config.spool = self.spool;
         config.grace = self.grace;
+        config.keep_spool = self.keep_spool;
         let named = self.name.as_deref().or(self.file_path.as_deref()).or(file.file_path.as_deref());
         if let Some(name) = named.or(to.name) {
             config.name =

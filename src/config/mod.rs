@@ -71,6 +71,8 @@ pub struct Config {
     /// The directory for journals, and for files on their way into a store. Default: `.spool` in the directory for the
     /// files.
     pub spool: Option<PathBuf>,
+    /// How long the spool keeps the files of a recording after its store has them. Not at all by default.
+    pub keep_spool: Duration,
     /// How long recordings in the spool whose process died are left to a process of the same id that goes on with them, before
     /// this one ends them. 30 s by default.
     pub grace: Duration,
@@ -188,6 +190,7 @@ impl Config {
             upload: UploadConfig::default(),
             encryption: Recipients::default(),
             spool: None,
+            keep_spool: Duration::ZERO,
             grace: Duration::from_secs(30),
             name: default_name(),
             outputs: vec![OutputKind::Mix],

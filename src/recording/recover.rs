@@ -310,7 +310,7 @@ mod tests {
         let (files, file, _events) = begun(dir.path(), Place::Store("s3://bucket/calls".into())).await;
         files.finish(file.id(), false).await.unwrap();
         assert!(dir.path().join("spool/r1/call.ogg").exists());
-        files.done().await;
+        files.done(false).await;
         assert!(!dir.path().join("spool").exists());
     }
 }

@@ -14,6 +14,7 @@ use crate::clock::{self, RecordingClock};
 use crate::config::Config;
 use crate::mix::Gain;
 use crate::room::{CloseReason, Room, RoomConfig, RoomEvent, RoomEvents, RoomInfo};
+use crate::spool::expire;
 use crate::store::Store;
 use crate::time::{ClockTime, MediaTime, SampleCount};
 
@@ -111,6 +112,13 @@ fn recover_others(config: &Config, store: Option<Store>) {
     if !LOOKED.lock().unwrap_or_else(PoisonError::into_inner).insert(spool.clone()) {
         return;
     }
+    let keep = config.keep_spool;
+    let expiring = spool.clone();
+    tokio::task::spawn_blocking(move || match expire(&expiring, keep) {
+        Ok(0) => {}
+        Ok(removed) => tracing::info!(removed, "removed from the spool what was kept there for its time"),
+        Err(error) => tracing::warn!(%error, "cannot remove what was kept in the spool"),
+    });
     tokio::spawn(bring_others(spool, own, config.grace, store));
 }
 
@@ -457,7 +465,7 @@ impl Session {
             self.note_storage_fault(error.to_string());
         }
         let manifest = written.ok();
-        let refused = self.sinks.close(manifest.is_some() && stored.all_named).await;
+        let refused = self.sinks.close(manifest.is_some() && stored.all_named, !self.config.keep_spool.is_zero()).await;
         self.reasons.extend(refused.filter(|refused| !self.reasons.contains(refused)));
         let outcome = judge(self.heard, &self.reasons);
         RecordingResult {

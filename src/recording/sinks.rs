@@ -157,15 +157,15 @@ impl Sinks {
         }
     }
 
-    /// Lets go of what only served to make the recording, if everything `is_stored`; else it stays for recovery. Gives what
-    /// kept something out of the store.
-    pub async fn close(self, is_stored: bool) -> Option<Reason> {
+    /// Lets go of what only served to make the recording, if everything `is_stored`; else it stays for recovery. Where it
+    /// `keeps`, the spool has for a while what the store has. Gives what kept something out of the store.
+    pub async fn close(self, is_stored: bool, keeps: bool) -> Option<Reason> {
         let is_there = is_stored && self.refused.is_none();
         if let (true, Some(upload)) = (is_there, self.upload) {
             upload.close().await;
         }
         if is_there {
-            self.files.done().await;
+            self.files.done(keeps).await;
         } else {
             self.files.leave().await;
         }

@@ -13,6 +13,7 @@ use super::file::SpoolFile;
 use super::growing::{Growing, Output};
 use super::history::{Entry, Made, NewFile, Place, Started};
 use super::journal::Journal;
+use super::kept::keep;
 use super::memory::Memory;
 use super::names::{Reserve, digest_of, give_name, manifest_of, numbered, part_of, sync_directory_of, with_suffix};
 use super::recover::{OpenStream, Orphan};
@@ -243,8 +244,8 @@ impl RecordingFiles {
     }
 
     /// Everything is where it belongs: the journal goes. What lies in a recording's own directory in the spool, on its way
-    /// into a store, goes as well.
-    pub async fn done(mut self) {
+    /// into a store, goes as well, or where it `keeps` stays there until it [expires](super::expire).
+    pub async fn done(mut self, keeps: bool) {
         self.ended = true;
         self.files.iter().for_each(|file| file.growing.give_up());
         self.journal.append(&Entry::Finished);
@@ -254,7 +255,10 @@ impl RecordingFiles {
             .ask(move || {
                 journal.sync_now();
                 if let Some(own) = &own {
-                    let _ = fs::remove_dir_all(own);
+                    let kept = if keeps { keep(&spool, own) } else { fs::remove_dir_all(own) };
+                    if let Err(error) = kept {
+                        tracing::warn!(%error, own = %own.display(), "what the store has stays in the spool as it is");
+                    }
                 }
                 journal.remove();
                 tidy(&spool, None);
@@ -458,7 +462,7 @@ mod tests {
         assert_eq!(done.sha256, hash_of(&path).unwrap());
         files.write_manifest(b"{}".to_vec()).await.unwrap();
         assert_eq!(left(&dir.path().join(".spool")), ["r1.journal"]);
-        files.done().await;
+        files.done(false).await;
         assert_eq!(left(dir.path()), ["a"]);
         assert_eq!(left(&dir.path().join("a")), ["b.json", "b.ogg"]);
     }
@@ -691,7 +695,7 @@ mod tests {
             assert_eq!(fs::read(dir.path().join("call.ogg")).unwrap(), all.concat());
             assert_eq!((done.bytes, done.sha256), (all.concat().len() as u64, hash_of(&done.path).unwrap()));
             files.write_manifest(b"{}".to_vec()).await.unwrap();
-            files.done().await;
+            files.done(false).await;
             assert_eq!(left(dir.path()), ["call.json", "call.ogg"]);
         }
     }

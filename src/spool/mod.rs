@@ -22,6 +22,7 @@
 //! | `volume` | the writers, one a volume |
 //! | `history`, `journal` | what a journal says; the one that is being written |
 //! | `stream` | how a file holds its stream, plain or sealed |
+//! | `kept` | what stays for a while after its store has it |
 //! | `names` | names that are taken and given |
 //! | `recover` | orphans |
 
@@ -30,6 +31,7 @@ mod files;
 mod growing;
 mod history;
 mod journal;
+mod kept;
 mod memory;
 mod names;
 pub mod recover;
@@ -48,6 +50,7 @@ pub use file::{Progress, SpoolFile};
 pub use files::{RecordingFiles, Reservation};
 pub use history::{Closed, Entry, FileHistory, History, JOURNAL_VERSION, Made, NewFile, Place, Started, Upload};
 pub use journal::Journal;
+pub use kept::expire;
 pub use memory::Memory;
 pub use names::{digest_of, hash_of};
 pub(crate) use names::{give_name, part_of};

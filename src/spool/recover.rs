@@ -94,7 +94,7 @@ pub fn orphans(spool: &Path, except: Option<&str>, at_rest: Duration) -> io::Res
 }
 
 /// How long ago a file was written.
-fn rests_for(path: &Path) -> Duration {
+pub(super) fn rests_for(path: &Path) -> Duration {
     let written = fs::metadata(path).and_then(|file| file.modified()).map(OffsetDateTime::from);
     // A clock that was put back makes it newer than it is.
     written.map_or(Duration::ZERO, |written| (clock::wall() - written).try_into().unwrap_or(Duration::ZERO))
