@@ -1,0 +1,142 @@
+//! The stream in a file whose process died: cut back to what is whole, and ended or gone on with.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+
+use crate::encode::{OggState, OpusHead};
+use crate::spool::FileError;
+use crate::spool::history::{Closed, Made};
+use crate::spool::names::{hash_of, read_blocks, survey};
+use crate::spool::stream::Stream;
+
+/// A file of an orphan, to be gone on with.
+#[derive(Debug)]
+pub struct OpenStream {
+    /// What it is.
+    pub made: Made,
+    /// How its stream begins.
+    pub head: OpusHead,
+    /// Where its last page left it.
+    pub state: OggState,
+    /// Its size, which is the end of that page, or of the segment that holds it.
+    pub bytes: u64,
+    pub(in crate::spool) last_unit: u64,
+    pub(in crate::spool) file: File,
+    pub(in crate::spool) hash: Sha256,
+}
+
+/// Cuts a stream back to its last whole page or segment and ends it there. None where not even its headers are whole.
+pub(super) fn mend(path: &Path, stream: Stream<'_>) -> Result<Option<Closed>, FileError> {
+    let failed = |e| FileError::new("cannot mend", path, e);
+    let file = OpenOptions::new().read(true).write(true).open(path).map_err(failed)?;
+    let whole = whole_prefix(&file, stream).map_err(failed)?;
+    file.set_len(whole).map_err(failed)?;
+    let found = survey(path, stream).map_err(failed)?;
+    let (Some(head), Some(state), true) = (found.head, found.state, found.begun) else { return Ok(None) };
+    if !found.problems.is_empty() {
+        tracing::warn!(path = %path.display(), problems = ?found.problems, "a stream that is not as it was written");
+    }
+    if !found.ended {
+        let page = stream.closing(head, state).map_err(|e| failed(io::Error::other(e)))?;
+        if let Err(error) = file.write_all_at(&page, whole) {
+            tracing::warn!(path = %path.display(), %error, "there is no room for an end; the last page becomes it");
+            file.set_len(whole).map_err(failed)?;
+            end_in_place(&file, whole, stream).map_err(failed)?;
+        }
+    }
+    file.sync_all().map_err(failed)?;
+    let bytes = file.metadata().map_err(failed)?.len();
+    let sha256 = hash_of(path).map_err(failed)?;
+    Ok(Some(Closed { bytes, sha256, cut_to: Some(survey(path, stream).map_err(failed)?.duration) }))
+}
+
+/// What a file turns out to be.
+pub(super) enum Opened {
+    /// A stream that has no end yet.
+    ToGoOn(Box<OpenStream>),
+    /// A stream with its end.
+    Ended,
+    /// Not even the headers of one.
+    Empty,
+}
+
+/// Cuts a stream back to its last whole page or segment.
+pub(super) fn open(made: &Made, part: &Path, stream: Stream<'_>) -> Result<Opened, FileError> {
+    let failed = |e| FileError::new("cannot go on with", part, e);
+    let file = OpenOptions::new().read(true).write(true).open(part).map_err(failed)?;
+    let bytes = whole_prefix(&file, stream).map_err(failed)?;
+    file.set_len(bytes).and_then(|()| file.sync_all()).map_err(failed)?;
+    let found = survey(part, stream).map_err(failed)?;
+    let (Some(head), Some(state), true) = (found.head, found.state, found.begun) else { return Ok(Opened::Empty) };
+    if found.ended {
+        return Ok(Opened::Ended);
+    }
+    let last_unit = last_unit(&file, bytes, stream).map_err(failed)?.start;
+    let mut hash = Sha256::new();
+    read_blocks(part, |block| hash.update(block)).map_err(failed)?;
+    Ok(Opened::ToGoOn(Box::new(OpenStream { made: made.clone(), head, state, bytes, last_unit, file, hash })))
+}
+
+/// How far a file is pages or segments of one stream, one after the other.
+fn whole_prefix(file: &File, stream: Stream<'_>) -> io::Result<u64> {
+    let mut reader = stream.units();
+    let mut block = vec![0; 64 * 1024];
+    let (mut at, mut whole, mut next) = (0, 0, None);
+    loop {
+        let read = file.read_at(&mut block, at)?;
+        if read == 0 {
+            return Ok(whole);
+        }
+        at += read as u64;
+        reader.push(&block[..read]);
+        while let Some(unit) = reader.next_unit() {
+            let follows = next.is_none_or(|next| next == unit.begins_with);
+            if unit.offset != whole || !follows {
+                return Ok(whole);
+            }
+            whole = unit.end;
+            next = Some(unit.followed_by);
+            if unit.last {
+                return Ok(whole);
+            }
+        }
+        if reader.passed_over() > 0 {
+            return Ok(whole);
+        }
+    }
+}
+
+/// Where the last page or segment of a file of `length` bytes is.
+fn last_unit(file: &File, length: u64, stream: Stream<'_>) -> io::Result<Range<u64>> {
+    let mut reader = stream.units();
+    let mut block = vec![0; 64 * 1024];
+    let (mut at, mut last) = (0, 0..0);
+    while at < length {
+        let read = file.read_at(&mut block, at)?;
+        if read == 0 {
+            break;
+        }
+        at += read as u64;
+        reader.push(&block[..read]);
+        while let Some(unit) = reader.next_unit() {
+            last = unit.offset..unit.end;
+        }
+    }
+    Ok(last)
+}
+
+/// Makes the last page or segment of a file of `length` bytes its stream's last.
+fn end_in_place(file: &File, length: u64, stream: Stream<'_>) -> io::Result<()> {
+    let last = last_unit(file, length, stream)?;
+    let mut page = vec![0; (last.end - last.start) as usize];
+    file.read_exact_at(&mut page, last.start)?;
+    if stream.end_in_place(&mut page) {
+        file.write_all_at(&page, last.start)?;
+    }
+    Ok(())
+}
