@@ -42,8 +42,10 @@ impl Recorder {
     async fn start(server: &LiveKitServer, storage: Option<&StorageServer>, root: &Path, more: &[&str]) -> Self {
         let mut command = callreel();
         command.args(["record", "--url", &server.url(), "--room", "call", "--name", "call", "--recording-id", "R1"]);
-        command.args(["--departure-timeout", "60s", "--tail-every", "1s", "--outputs", "mix,dual,tracks", "--spool"]);
-        command.arg(root.join("spool")).arg("--out");
+        command
+            .args(["--departure-timeout", "60s", "--tail-every", "1s", "--spool"])
+            .arg(root.join("spool"))
+            .arg("--out");
         command.env("LIVEKIT_API_KEY", server.api_key()).env("LIVEKIT_API_SECRET", server.api_secret());
         match storage.map(|storage| storage.s3_config("calls")) {
             None => command.arg(root.join("out")),
@@ -161,6 +163,7 @@ struct Interrupted {
 }
 
 async fn record(server: &LiveKitServer, storage: Option<&StorageServer>, root: &Path, more: &[&str]) -> Interrupted {
+    let more = &[&["--outputs", "mix,dual,tracks"], more].concat();
     let first = Recorder::start(server, storage, root, more).await;
     let alice = Speaker::join(server, "alice", 1).await;
     let bob = Speaker::join(server, "bob", 2).await;
@@ -247,6 +250,35 @@ async fn it_goes_on_with_what_is_sealed_without_a_key_that_opens_it() {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         output.stdout
     });
+}
+
+#[tokio::test]
+async fn what_cannot_be_gone_on_with_becomes_a_recording_of_its_own() {
+    let server = LiveKitServer::start().await.unwrap();
+    let storage = StorageServer::versitygw().await.unwrap();
+    let store = storage.store("calls").await.unwrap();
+    let root = tempfile::tempdir().unwrap();
+    let first = Recorder::start(&server, Some(&storage), root.path(), &["--outputs", "mix"]).await;
+    let alice = Speaker::join(&server, "alice", 1).await;
+    alice.voice.sent_at_least(150).await.unwrap();
+    first.kill().await;
+    let second = Recorder::start(&server, Some(&storage), root.path(), &["--outputs", "dual"]).await;
+    alice.voice.sent_at_least(350).await.unwrap();
+    let (result, _) = second.finish().await;
+    assert_eq!(result.outcome, Outcome::Complete, "{:?}", result.reasons);
+    assert_eq!(result.outputs[0].location, "s3://calls/2026/call-1-dual.ogg");
+    let mut recover = callreel();
+    let s3 = storage.s3_config("calls");
+    recover.env("S3_ENDPOINT", s3.endpoint.unwrap()).env("S3_REGION", "us-east-1");
+    recover.env("S3_ACCESS_KEY", s3.access_key.unwrap()).env("S3_SECRET", s3.secret.unwrap().expose());
+    recover.args(["recover", "--out", "s3://calls/2026", "--spool"]).arg(root.path().join("spool"));
+    let output = recover.output().await.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let recovered: RecordingResult = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(recovered.outputs[0].location, "s3://calls/2026/call.ogg");
+    let keys: Vec<String> = store.list("").await.unwrap().into_iter().map(|object| object.key).collect();
+    assert!(keys.iter().all(|key| !key.contains(".live/")), "{keys:?}");
+    assert!(everything(root.path()).is_empty(), "{:?}", everything(root.path()));
 }
 
 #[tokio::test]

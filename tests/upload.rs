@@ -7,7 +7,9 @@ use std::time::Duration;
 use callreel::clock;
 use callreel::encode::{Mapping, OggInspector, OggOpusWriter, OpusHead, OpusTags};
 use callreel::recording::{Manifest, Outcome, Reason, RecordingResult};
-use callreel::spool::{JOURNAL_VERSION, Memory, NewFile, Place, RecordingFiles, Reservation, SpoolFile, Started};
+use callreel::spool::{
+    JOURNAL_VERSION, Memory, NewFile, Place, RecordingFiles, Reservation, SpoolFile, Started, Upload as Step,
+};
 use callreel::store::{S3Config, Store};
 use callreel::testkit::audio::{Audio, generate};
 use callreel::testkit::{
@@ -619,6 +621,95 @@ async fn who_has_lost_a_recording_stops_writing() {
     let error = upload.complete(vec![pages.file.id()]).await.unwrap_err();
     assert!(matches!(&error, upload::UploadError::Lost(owner) if owner == "another"), "{error}");
     assert!(!keys(&store).await.contains(&"call.ogg".to_owned()));
+}
+
+/// What a spool has of [`Pages`] that were uploaded with these steps.
+fn left(finished: &callreel::spool::FinishedFile, pages: &Pages, steps: Vec<Step>) -> upload::Left {
+    let files = vec![(pages.file.id(), pages.file.what().clone(), finished.path.clone())];
+    upload::Left { recording_id: "pages".into(), key: "call.ogg".into(), files, steps }
+}
+
+#[tokio::test]
+async fn what_is_recorded_after_another_machine_has_finished_it_is_not_lost() {
+    let storage = StorageServer::versitygw().await.unwrap();
+    let store = storage.store("calls").await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let mut pages = Pages::begin(dir.path());
+    let (steps, taken) = std::sync::mpsc::channel();
+    let config = UploadConfig { tail_every: Some(TAIL_EVERY), patience: Duration::from_secs(20) };
+    let plan = UploadPlan { recording_id: "pages".into(), key: "call.ogg".into(), config, steps: Vec::new() };
+    let upload = Upload::start(store.clone(), plan, move |step| steps.send(step).unwrap());
+    upload.add(pages.file.clone());
+    pages.write(200).await;
+    let key = LiveState::key_of("call");
+    let state = until("a tail", async || {
+        let state = LiveState::read(&key, &store.get(&key, None).await.ok()?).unwrap();
+        state.files.first().is_some_and(|file| !file.tails.is_empty()).then_some(state)
+    })
+    .await;
+    drop(upload);
+    // As a recorder does that was started again, and was lost before it could say so.
+    let file = &state.files[0];
+    let tail = state.tail_key(file.file, file.tails[file.tails.len() - 1]);
+    let longer = [&store.get(&tail, None).await.unwrap()[..], b"OggS and more"].concat();
+    store.put(&tail, longer.into(), &Default::default()).await.unwrap();
+    let adopted = until("the lease ends", async || upload::adopt(&store, &key).await.unwrap()).await;
+    assert_eq!(adopted.files().len(), 1);
+    adopted.put_beside("json", "{}".into()).await.unwrap();
+    adopted.close().await.unwrap();
+    let short = store.get("call.ogg", None).await.unwrap();
+
+    pages.write(1_000).await;
+    pages.writer.finish(pages.writer.samples()).unwrap();
+    pages.flush().await;
+    let finished = pages.files.finish(pages.file.id(), true).await.unwrap();
+    let mut steps: Vec<Step> = taken.try_iter().collect();
+    for _ in 0..2 {
+        let (more, taken) = std::sync::mpsc::channel();
+        let brought =
+            upload::finish(&store, left(&finished, &pages, steps.clone()), move |step| more.send(step).unwrap());
+        let adopted = brought.await.unwrap();
+        assert_eq!(adopted.files()[0].location, "s3://calls/call-1.ogg");
+        adopted.put_beside("json", "{}".into()).await.unwrap();
+        adopted.close().await.unwrap();
+        steps.extend(taken.try_iter());
+        assert_eq!(keys(&store).await, ["call-1.json", "call-1.ogg", "call.json", "call.ogg"]);
+        assert!(store.get("call-1.ogg", None).await.unwrap() == std::fs::read(&finished.path).unwrap(), "all of it");
+        assert!(store.get("call.ogg", None).await.unwrap() == short, "the other's is left alone");
+    }
+    assert_eq!(storage.open_uploads("calls").await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_machine_that_is_lost_when_all_is_in_its_place_is_not_finished_again() {
+    let storage = StorageServer::versitygw().await.unwrap();
+    let store = storage.store("calls").await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let mut pages = Pages::begin(dir.path());
+    let upload = start(&store, &pages);
+    pages.write(200).await;
+    let key = LiveState::key_of("call");
+    until("a tail", async || {
+        let state = LiveState::read(&key, &store.get(&key, None).await.ok()?).unwrap();
+        state.files.first().is_some_and(|file| !file.tails.is_empty()).then_some(())
+    })
+    .await;
+    let before = store.get(&key, None).await.unwrap();
+    pages.writer.finish(pages.writer.samples()).unwrap();
+    pages.flush().await;
+    pages.files.finish(pages.file.id(), true).await.unwrap();
+    upload.complete(vec![pages.file.id()]).await.unwrap();
+    upload.put_beside("", "json", "whole".into()).await.unwrap();
+    drop(upload);
+    // The machine may be lost before it could write that the object is whole.
+    store.put(&key, before, &Default::default()).await.unwrap();
+    let whole = store.get("call.ogg", None).await.unwrap();
+    let adopted = until("the lease ends", async || upload::adopt(&store, &key).await.unwrap()).await;
+    assert_eq!(adopted.told("json").await.unwrap().unwrap(), "whole");
+    assert_eq!(adopted.files()[0].bytes, whole.len() as u64);
+    adopted.close().await.unwrap();
+    assert_eq!(keys(&store).await, ["call.json", "call.ogg"]);
+    assert!(store.get("call.ogg", None).await.unwrap() == whole);
 }
 
 #[tokio::test]

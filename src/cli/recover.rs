@@ -98,15 +98,18 @@ async fn watch(job: &mut Job) -> ExitCode {
         return ExitCode::FAILURE;
     };
     let mut clock = tokio::time::interval(WATCH_EVERY);
-    loop {
-        tokio::select! {
-            _ = clock.tick() => {
-                // What fails is tried again.
-                job.pass().await;
-            }
-            _ = interrupt.recv() => return ExitCode::SUCCESS,
-            _ = terminate.recv() => return ExitCode::SUCCESS,
+    let passes = async {
+        loop {
+            clock.tick().await;
+            // What fails is tried again.
+            job.pass().await;
         }
+    };
+    // Whoever recovers can be stopped anywhere.
+    tokio::select! {
+        () = passes => ExitCode::SUCCESS,
+        _ = interrupt.recv() => ExitCode::SUCCESS,
+        _ = terminate.recv() => ExitCode::SUCCESS,
     }
 }
 

@@ -1,11 +1,11 @@
 //! Recordings that others left, brought into their store: from a spool, or from the bucket alone.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use crate::spool::recover::Orphan;
-use crate::spool::{Entry, FileError};
+use crate::spool::{Entry, FileError, Upload as Step};
 use crate::store::Store;
 use crate::upload::{self, Adopted, AdoptedFile, Left, UploadError};
 
@@ -30,14 +30,15 @@ pub enum RecoverError {
 /// belong there into `store`.
 /// Those that died only just now are left to processes that may go on with them, and looked for again after a while.
 pub(super) async fn bring_others(spool: PathBuf, except: String, grace: Duration, store: Option<Store>) {
-    bring_those_at_rest(&spool, &except, grace, store.as_ref()).await;
+    bring_those_at_rest(&spool, Some(except), grace, store.as_ref()).await;
     tokio::time::sleep(grace).await;
-    bring_those_at_rest(&spool, &except, grace, store.as_ref()).await;
+    // By now this recording has begun, or goes on with its own.
+    bring_those_at_rest(&spool, None, grace, store.as_ref()).await;
 }
 
-async fn bring_those_at_rest(spool: &Path, except: &str, grace: Duration, store: Option<&Store>) {
-    let (looking, except) = (spool.to_owned(), except.to_owned());
-    let looked = tokio::task::spawn_blocking(move || recover(&looking, Some(&except), grace)).await;
+async fn bring_those_at_rest(spool: &Path, except: Option<String>, grace: Duration, store: Option<&Store>) {
+    let looking = spool.to_owned();
+    let looked = tokio::task::spawn_blocking(move || recover(&looking, except.as_deref(), grace)).await;
     let all = match looked.map_err(std::io::Error::other).flatten() {
         Ok(all) => all,
         Err(error) => {
@@ -83,25 +84,19 @@ impl Pending {
             files: streams.map(|file| (file.made.file, file.made.what.clone(), file.file.path.clone())).collect(),
             steps: orphan.history().uploads.clone(),
         };
-        let orphan = Arc::new(Mutex::new(Some(orphan)));
-        let journal = orphan.clone();
+        let (steps, orphan) = write_steps(orphan);
         let adopted = upload::finish(store, left, move |step| {
-            // Nothing panics while it is held.
-            if let Some(orphan) = journal.lock().unwrap_or_else(PoisonError::into_inner).as_mut()
-                && let Err(error) = orphan.append(Entry::Upload(step))
-            {
-                tracing::warn!(%error, "a step of an upload is not in the journal");
-            }
+            // A writer that is gone shows at the end.
+            let _ = steps.send(step);
         })
         .await?;
-        if let Some(told) = adopted.told_elsewhere("json").await? {
+        if let Some(told) = adopted.told("json").await? {
             let known = serde_json::from_slice(&told).ok();
-            let manifest = known.filter(|known: &Manifest| known.recording_id == manifest.recording_id);
-            if let Some(manifest) = manifest {
-                tracing::info!("another machine has finished it already");
-                let result = tell(adopted, manifest).await?;
-                let orphan = orphan.lock().unwrap_or_else(PoisonError::into_inner).take();
-                orphan.map_or(Ok(()), Orphan::done)?;
+            let known = known.filter(|known: &Manifest| known.recording_id == manifest.recording_id);
+            if let Some(known) = known {
+                tracing::info!("it is told of there already");
+                let result = tell(adopted, known).await?;
+                orphan.done().await?;
                 return Ok(result);
             }
         }
@@ -120,17 +115,45 @@ impl Pending {
         }
         for file in files.iter().filter(|file| file.duration.is_none()) {
             let failed = |error| FileError::new("cannot read", &file.file.path, error);
-            let bytes = std::fs::read(&file.file.path).map_err(failed)?;
+            let bytes = tokio::fs::read(&file.file.path).await.map_err(failed)?;
             let location = adopted.put_beside(&file.made.what.ext, bytes.into()).await?;
             for sidecar in manifest.sidecars.iter_mut().filter(|sidecar| sidecar.file == name(&file.file.path)) {
                 sidecar.file = name(Path::new(&location));
             }
         }
         let result = tell(adopted, manifest).await?;
-        let orphan = orphan.lock().unwrap_or_else(PoisonError::into_inner).take();
-        orphan.map_or(Ok(()), Orphan::done)?;
+        orphan.done().await?;
         tracing::info!(id = result.recording_id, outcome = %result.outcome, "recovered");
         Ok(result)
+    }
+}
+
+/// A journal that a thread of its own writes, as the disk may be slow.
+struct Written(tokio::task::JoinHandle<Orphan>);
+
+/// Has the steps that are sent written into the journal of `orphan`.
+fn write_steps(mut orphan: Orphan) -> (mpsc::Sender<Step>, Written) {
+    let (steps, inbox) = mpsc::channel();
+    let task = tokio::task::spawn_blocking(move || {
+        for step in inbox {
+            if let Err(error) = orphan.append(Entry::Upload(step)) {
+                tracing::warn!(%error, "a step of an upload is not in the journal");
+            }
+        }
+        orphan
+    });
+    (steps, Written(task))
+}
+
+impl Written {
+    /// Everything is where it belongs, and nobody sends steps any more.
+    async fn done(self) -> Result<(), FileError> {
+        let orphan = self.0.await;
+        let done = tokio::task::spawn_blocking(move || orphan.map(Orphan::done)).await;
+        // Both fail only where they panic.
+        done.and_then(|done| done).unwrap_or_else(|error| {
+            Err(FileError::new("cannot let go of", Path::new("the journal"), std::io::Error::other(error)))
+        })
     }
 }
 
@@ -155,6 +178,12 @@ pub async fn recover_from_store(
 }
 
 async fn tell_adopted(adopted: Adopted) -> Result<RecordingResult, UploadError> {
+    if let Some(told) = adopted.told("json").await?
+        && let Ok(manifest) = serde_json::from_slice::<Manifest>(&told)
+        && manifest.recording_id == adopted.recording_id()
+    {
+        return tell(adopted, manifest).await;
+    }
     let ended: Vec<Ended<'_>> = adopted.files().iter().map(Ended::from).collect();
     let manifest = adopted.so_far().cloned().and_then(|so_far| interrupted(so_far, &ended));
     match manifest {

@@ -1,7 +1,7 @@
 //! A recording whose process died while its call goes on: this process goes on with it, under the same id.
 
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::clock::{self, RecordingClock};
 use crate::config::{Config, OutputKind};
@@ -14,6 +14,9 @@ use crate::time::{ClockTime, MediaTime, SampleCount};
 use super::manifest::Manifest;
 use super::outcome::Reason;
 use super::outputs::{BegunOutput, Speaker};
+
+/// How long ago an earlier process may have died whose room has no id to tell it by.
+const RECENT: Duration = Duration::from_secs(120);
 
 /// What an earlier process left of the recording that goes on. As long as this is held, nobody else takes it; dropped, it is
 /// an orphan as before.
@@ -47,7 +50,7 @@ impl Earlier {
         let Ok(manifest) = serde_json::from_value::<Manifest>(manifest) else {
             return not_this("its journal is of another version");
         };
-        if !is_same_call(&manifest.room, room) {
+        if !is_same_call(&manifest.room, room, orphan.rested()) {
             return not_this("it was another call");
         }
         if !is_same_place(&orphan.started().place, place) {
@@ -115,9 +118,10 @@ fn played(stream: &OpenStream) -> MediaTime {
     MediaTime::ZERO + SampleCount(stream.state.granule.saturating_sub(u64::from(stream.head.pre_skip)))
 }
 
-fn is_same_call(one: &RoomInfo, other: &RoomInfo) -> bool {
+fn is_same_call(one: &RoomInfo, other: &RoomInfo, rested: Duration) -> bool {
     // A server that has not settled the id yet says none.
-    one.name == other.name && (one.sid == other.sid || one.sid.is_empty() || other.sid.is_empty())
+    let unknown = one.sid.is_empty() || other.sid.is_empty();
+    one.name == other.name && (one.sid == other.sid || unknown && rested < RECENT)
 }
 
 fn is_same_place(one: &Place, other: &Place) -> bool {

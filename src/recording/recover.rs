@@ -62,7 +62,7 @@ pub fn recover(spool: &Path, except: Option<&str>, at_rest: Duration) -> io::Res
 /// What the disk says.
 pub(super) fn make_way(spool: &Path, recording_id: &str) -> Result<(), FileError> {
     let mut orphan = Orphan::of(spool, recording_id)?;
-    if orphan.is_none() {
+    if orphan.is_none() && Orphan::is_there(spool, recording_id) {
         // This process may be at it.
         let _at_it = RECOVERING.lock().unwrap_or_else(PoisonError::into_inner);
         orphan = Orphan::of(spool, recording_id)?;

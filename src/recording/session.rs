@@ -112,13 +112,15 @@ fn recover_others(config: &Config, store: Option<Store>) {
     if !LOOKED.lock().unwrap_or_else(PoisonError::into_inner).insert(spool.clone()) {
         return;
     }
-    let keep = config.keep_spool;
-    let expiring = spool.clone();
-    tokio::task::spawn_blocking(move || match expire(&expiring, keep) {
-        Ok(0) => {}
-        Ok(removed) => tracing::info!(removed, "removed from the spool what was kept there for its time"),
-        Err(error) => tracing::warn!(%error, "cannot remove what was kept in the spool"),
-    });
+    let (keep, expiring) = (config.keep_spool, spool.clone());
+    // Who keeps nothing leaves alone what others keep.
+    if !keep.is_zero() {
+        tokio::task::spawn_blocking(move || match expire(&expiring, keep) {
+            Ok(0) => {}
+            Ok(removed) => tracing::info!(removed, "removed from the spool what was kept there for its time"),
+            Err(error) => tracing::warn!(%error, "cannot remove what was kept in the spool"),
+        });
+    }
     tokio::spawn(bring_others(spool, own, config.grace, store));
 }
 

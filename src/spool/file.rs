@@ -50,9 +50,9 @@ impl SpoolFile {
     }
 
     /// Has what was appended so far synced at once instead of within a second. Who awaits it learns when that is done, or
-    /// has failed.
-    pub fn commit(&self) -> oneshot::Receiver<()> {
-        self.growing.commit()
+    /// has failed; none where the disk is at it, which it may be slow to end.
+    pub fn commit(&self) -> Option<oneshot::Receiver<()>> {
+        (!self.growing.is_syncing()).then(|| self.growing.commit())
     }
 
     /// Reads a part of what was appended so far, from memory or from the disk.

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::file::SpoolFile;
 use super::growing::{Growing, Output};
 use super::history::{Entry, Made, NewFile, Place, Started};
-use super::journal::Journal;
+use super::journal::{Journal, own_directory};
 use super::kept::keep;
 use super::memory::Memory;
 use super::names::{Reserve, digest_of, give_name, manifest_of, numbered, part_of, sync_directory_of, with_suffix};
@@ -68,22 +68,21 @@ impl RecordingFiles {
     /// Where the disk refuses a directory, the journal or the name, or the recording has a journal already.
     pub fn reserve(wanted: &Reservation, events: mpsc::UnboundedSender<FileEvent>) -> Result<Self, FileError> {
         let Reservation { spool, started, memory } = wanted;
-        let (root, own) = match &started.place {
-            Place::Directory(root) => (root.clone(), None),
-            Place::Store(_) => {
-                let own = spool.join(&started.recording_id);
-                (own.clone(), Some(own))
-            }
-        };
-        let name = match own {
-            Some(_) => PathBuf::from(Path::new(&started.name).file_name().unwrap_or_default()),
-            None => PathBuf::from(&started.name),
-        };
-        let path = root.join(name);
-        let parent = path.parent().unwrap_or(&root).to_owned();
-        make_directory(&parent)?;
         make_directory(spool)?;
         let journal = Arc::new(Journal::begin(spool, &with_absolute_place(started)?, memory.clone())?);
+        let (path, own) = match &started.place {
+            Place::Directory(root) => (root.join(&started.name), None),
+            Place::Store(_) => {
+                let own = own_directory(journal.path());
+                (own.join(Path::new(&started.name).file_name().unwrap_or_default()), Some(own))
+            }
+        };
+        let parent = path.parent().unwrap_or(spool).to_owned();
+        if let Err(error) = make_directory(&parent) {
+            journal.remove();
+            tidy(spool, None);
+            return Err(error);
+        }
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let (stem, ext) = split_name(&name);
         let claimed = Reserve::claim(&path.with_file_name(stem), ext, &started.recording_id, |stem| {
@@ -133,7 +132,7 @@ impl RecordingFiles {
         let nameless = || FileError::new("has no name:", &path, io::ErrorKind::NotFound.into());
         let stem = history.stem.ok_or_else(nameless)?;
         let reserve = Reserve::left_at(&stem, &started.recording_id).ok_or_else(nameless)?;
-        let own = matches!(started.place, Place::Store(_)).then(|| spool.join(&started.recording_id));
+        let own = matches!(started.place, Place::Store(_)).then(|| own_directory(&path));
         let parent = stem.parent().unwrap_or(&spool);
         let volume = Volume::of(parent).map_err(|e| FileError::new("cannot start the writer of", parent, e))?;
         let journal = Arc::new(Journal::go_on(&spool, path, journal, memory.clone())?);

@@ -51,6 +51,9 @@ pub(super) struct Growing {
     given_up: AtomicBool,
     state: Mutex<State>,
     io: Mutex<Io>,
+    /// Held while the disk syncs: the kernel tells of a write that failed only once, and who learns of it must be the one who
+    /// says how far it got.
+    syncing: Mutex<()>,
     progress: watch::Sender<Progress>,
 }
 
@@ -160,10 +163,10 @@ impl Growing {
         state: State,
         io: Io,
     ) -> Arc<Self> {
-        let (woken, listed, failing, given_up) = Default::default();
+        let (woken, listed, failing, given_up, syncing) = Default::default();
         let (state, io) = (Mutex::new(state), Mutex::new(io));
         let progress = watch::Sender::new(Progress::default());
-        Arc::new(Self { volume, memory, plan, keep, woken, listed, failing, given_up, state, io, progress })
+        Arc::new(Self { volume, memory, plan, keep, woken, listed, failing, given_up, state, io, syncing, progress })
     }
 
     /// How far it is.
@@ -259,6 +262,8 @@ impl Growing {
 
     /// As [`sync`](Self::sync), beside the writer.
     pub fn sync_now(&self) {
+        // It guards nothing that could be left half done.
+        let _alone = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
         let failed = self.is_failing();
         match self.write_and_sync(failed) {
             Ok(()) => {
@@ -281,6 +286,11 @@ impl Growing {
             let _ = done.send(());
         });
         answer
+    }
+
+    /// Whether the disk syncs it at the moment.
+    pub fn is_syncing(&self) -> bool {
+        matches!(self.syncing.try_lock(), Err(TryLockError::WouldBlock))
     }
 
     /// Makes the file, and writes what waits for it. Waits for the disk.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::FileError;
 use super::growing::Growing;
-use super::history::{Entry, Started};
+use super::history::{Entry, History, Started};
 use super::memory::Memory;
 use super::names::{give_name, part_of, sync_directory_of};
 use super::volume::Volume;
@@ -20,37 +20,32 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Begins the journal of a recording in the directory `spool`.
+    /// Begins the journal of a recording in the directory `spool`. Where one of an earlier recording of that id still waits for
+    /// its store, this one gets a number.
     ///
     /// # Errors
-    /// Where there is a journal of that recording already, or the disk refuses it.
+    /// Where a recording of that id goes on, or the disk refuses the journal.
     pub(super) fn begin(spool: &Path, started: &Started, memory: Arc<Memory>) -> Result<Self, FileError> {
-        let path = path_of(spool, &started.recording_id);
-        let failed = |e| FileError::new("cannot begin the journal", &path, e);
-        let line = Entry::Started(started.clone()).line().map_err(|e| failed(e.into()))?;
-        let file = loop {
-            let part = part_of(&path);
-            // Whoever ends the last recording of a spool removes the directory.
-            fs::create_dir_all(spool).map_err(failed)?;
-            let Some(mut file) = locked_new(&part).map_err(failed)? else { continue };
-            let written = file.write_all(&line).and_then(|()| file.sync_all());
-            match written.map_err(failed).and_then(|()| give_name(&part, &path)) {
-                Ok(()) => break file,
-                // Who looks for orphans took it for one before it was locked.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                    let _ = fs::remove_file(&part);
-                    let why = "a recording of that id goes on, or waits for its upload";
-                    return Err(failed(io::Error::new(error.kind(), why)));
-                }
-                Err(error) => {
-                    let _ = fs::remove_file(&part);
-                    return Err(error);
+        let mut number = 0;
+        let (path, file) = loop {
+            let path = match number {
+                0 => path_of(spool, &started.recording_id),
+                // No id has this character.
+                number => path_of(spool, &format!("{}~{number}", started.recording_id)),
+            };
+            match begin_at(spool, &path, started)? {
+                Some(file) => break (path, file),
+                None if waits_for_its_store(&path) => number += 1,
+                None => {
+                    let goes_on = io::Error::new(io::ErrorKind::AlreadyExists, "a recording of that id goes on");
+                    return Err(FileError::new("cannot begin the journal", &path, goes_on));
                 }
             }
         };
+        let failed = |e| FileError::new("cannot begin the journal", &path, e);
+        let length = file.metadata().map_err(failed)?.len();
         let volume = Volume::of(spool).map_err(failed)?;
-        let growing = Growing::journal(volume, memory, path.clone(), file, line.len() as u64);
+        let growing = Growing::journal(volume, memory, path.clone(), file, length);
         Ok(Self { path, growing })
     }
 
@@ -114,6 +109,43 @@ impl Drop for Journal {
     fn drop(&mut self) {
         self.growing.give_up();
     }
+}
+
+/// Begins a journal at `path`; none where there is one.
+fn begin_at(spool: &Path, path: &Path, started: &Started) -> Result<Option<File>, FileError> {
+    let failed = |e| FileError::new("cannot begin the journal", path, e);
+    let line = Entry::Started(started.clone()).line().map_err(|e| failed(e.into()))?;
+    loop {
+        let part = part_of(path);
+        // Whoever ends the last recording of a spool removes the directory.
+        fs::create_dir_all(spool).map_err(failed)?;
+        let Some(mut file) = locked_new(&part).map_err(failed)? else { continue };
+        let written = file.write_all(&line).and_then(|()| file.sync_all());
+        match written.map_err(failed).and_then(|()| give_name(&part, path)) {
+            Ok(()) => return Ok(Some(file)),
+            // Who looks for orphans took it for one before it was locked.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let _ = fs::remove_file(&part);
+                return Ok(None);
+            }
+            Err(error) => {
+                let _ = fs::remove_file(&part);
+                return Err(error);
+            }
+        }
+    }
+}
+
+/// Whether the journal at `path` is of a recording that is over: its files are ended, and somebody has to bring them up.
+fn waits_for_its_store(path: &Path) -> bool {
+    let history = History::read(&fs::read(path).unwrap_or_default());
+    !history.files.is_empty() && history.files.values().all(|file| file.closed.is_some())
+}
+
+/// The directory in the spool that is the own one of the recording whose journal is at `path`.
+pub(super) fn own_directory(path: &Path) -> PathBuf {
+    path.with_extension("")
 }
 
 fn line_of(entry: &Entry) -> Option<Vec<u8>> {

@@ -19,7 +19,7 @@ use crate::time::SampleCount;
 
 use super::files::tidy;
 use super::history::{Closed, Entry, FileHistory, History, JOURNAL_VERSION, Made, Place, Started};
-use super::journal::{Kind, kind_of, lock, path_of};
+use super::journal::{Kind, kind_of, lock, own_directory, path_of};
 use super::names::{
     Reserve, give_name, hash_of, manifest_of, numbered, part_of, survey, sync_directory_of, with_suffix,
 };
@@ -36,6 +36,7 @@ pub struct Orphan {
     journal: File,
     history: History,
     started: Started,
+    rested: Duration,
 }
 
 /// A file of an orphan that is complete now.
@@ -104,9 +105,20 @@ impl Orphan {
         Self::at(spool, path_of(spool, recording_id))
     }
 
+    /// Whether there is a journal of this recording id, be it an orphan's or not.
+    pub fn is_there(spool: &Path, recording_id: &str) -> bool {
+        path_of(spool, recording_id).exists()
+    }
+
+    /// How long nobody had written its journal when it was found.
+    pub fn rested(&self) -> Duration {
+        self.rested
+    }
+
     fn at(spool: &Path, path: PathBuf) -> Result<Option<Self>, FileError> {
         let failed = |e| FileError::new("cannot read", &path, e);
         let Some(mut journal) = lock(&path).map_err(failed)? else { return Ok(None) };
+        let rested = rests_for(&path);
         let mut bytes = Vec::new();
         journal.read_to_end(&mut bytes).map_err(failed)?;
         let history = History::read(&bytes);
@@ -121,7 +133,7 @@ impl Orphan {
         let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
         journal.set_len(whole as u64).map_err(failed)?;
         io::Seek::seek(&mut journal, io::SeekFrom::End(0)).map_err(failed)?;
-        Ok(Some(Self { spool: spool.to_owned(), path, journal, history, started }))
+        Ok(Some(Self { spool: spool.to_owned(), path, journal, history, started, rested }))
     }
 
     /// What is recorded, and where to.
@@ -158,7 +170,11 @@ impl Orphan {
             return Ok(None);
         }
         let mut streams = Vec::new();
-        for FileHistory { made, closed, .. } in files.values() {
+        // A file that was never made may have been made later, under another number.
+        let is_last = |made: &Made| {
+            files.values().rfind(|file| file.made.path == made.path).is_some_and(|last| last.made.file == made.file)
+        };
+        for FileHistory { made, closed, .. } in files.values().filter(|file| is_last(&file.made)) {
             let part = part_of(&made.path);
             let Some(stream) = made.what.stream().filter(|_| closed.is_none()) else { return Ok(None) };
             if !part.exists() {
@@ -176,7 +192,7 @@ impl Orphan {
 
     /// What it takes to go on with it: its directory, its journal and what that says.
     pub(super) fn into_parts(self) -> (PathBuf, PathBuf, File, History, Started) {
-        let Self { spool, path, journal, history, started } = self;
+        let Self { spool, path, journal, history, started, .. } = self;
         (spool, path, journal, history, started)
     }
 
@@ -261,7 +277,7 @@ impl Orphan {
             reserve.abandon();
         }
         if let Place::Store(_) = self.started.place {
-            let own = self.spool.join(&self.started.recording_id);
+            let own = own_directory(&self.path);
             match fs::remove_dir_all(&own) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(FileError::new("cannot remove", &own, error));

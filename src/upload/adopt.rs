@@ -12,7 +12,7 @@ use super::live::clear;
 use super::state::{FileState, LiveState, STATE_VERSION};
 use super::transfer::{RECORDING_ID, Source, Transfer, known, reserved};
 use crate::spool::{FileId, NewFile, Stream, Upload as Step, split_name};
-use crate::store::{Store, StoreError};
+use crate::store::{ObjectInfo, Store, StoreError};
 use crate::time::SampleCount;
 
 /// How much of an object is read at once.
@@ -31,7 +31,6 @@ pub struct Found {
 pub struct Adopted {
     transfer: Transfer,
     files: Vec<AdoptedFile>,
-    is_finished: bool,
 }
 
 /// A file of such a recording.
@@ -93,6 +92,10 @@ pub async fn adopt(store: &Store, key: &str) -> Result<Option<Adopted>, UploadEr
     let mut transfer = Transfer::new(store.clone(), state, |_| {});
     let mut files = Vec::new();
     for n in 0..transfer.state.files.len() {
+        // What is there under its name is whole, whoever got that far.
+        if let Some(found) = ours(&transfer, n).await? {
+            transfer.state.files[n].stored = Some(found);
+        }
         if transfer.state.files[n].stored.is_none() {
             let rest = rest_of(&transfer, n).await?;
             let confirmed = transfer.state.files[n].confirmed();
@@ -101,11 +104,13 @@ pub async fn adopt(store: &Store, key: &str) -> Result<Option<Adopted>, UploadEr
                 continue;
             }
             let source = Source::Rest { from: confirmed, bytes: rest };
-            transfer.complete(n, &source, len).await?;
+            let known = transfer.state.clone();
+            lease::keep(store, &known, transfer.complete(n, &source, len)).await?;
+            lease::renew(store, &transfer.state).await?;
         }
         files.push(look(&transfer, n).await?);
     }
-    Ok(Some(Adopted { transfer, files, is_finished: false }))
+    Ok(Some(Adopted { transfer, files }))
 }
 
 /// Finishes a recording whose files lie complete in a spool.
@@ -133,47 +138,88 @@ pub async fn finish(
     let is_finished = match reserved {
         Some(_) => match lease::read(store, &state.key()).await? {
             Some(there) if there.owner != state.owner && !there.done => return Err(UploadError::Lost(there.owner)),
-            Some(there) => there.done,
-            None => true,
+            Some(there) if !there.done => {
+                (state.files, state.so_far) = (there.files, there.so_far);
+                false
+            }
+            Some(_) | None => true,
         },
         None => {
-            lease::reserve(store, &mut state, ext).await?;
-            note(Step::Reserved { stem: state.stem.clone(), owner: state.owner.clone() });
+            take_name(store, &mut state, ext, &note).await?;
             false
         }
     };
-    finish_files(store, state, left, is_finished, note).await
+    if is_finished {
+        state.files = files_of(&state, &left, &left.steps, &[]);
+        let transfer = Transfer::new(store.clone(), state, note);
+        let mut files = Vec::new();
+        for (n, (_, _, path)) in left.files.iter().enumerate() {
+            if ours(&transfer, n).await?.is_some_and(|there| length_of(path).is_ok_and(|here| there >= here)) {
+                files.push(look(&transfer, n).await?);
+            }
+        }
+        if files.len() == left.files.len() {
+            return Ok(Adopted { transfer, files });
+        }
+        // What this machine recorded after it had lost the lease is nowhere else.
+        tracing::warn!("another machine finished it with less than what is here, which becomes a recording of its own");
+        let (old, note) = transfer.into_parts();
+        state = LiveState { owner: ulid::Ulid::new().to_string(), stem: wanted.to_owned(), files: Vec::new(), ..old };
+        take_name(store, &mut state, ext, &note).await?;
+        return finish_files(store, state, &left, &[], note).await;
+    }
+    finish_files(store, state, &left, &left.steps, note).await
+}
+
+/// Takes the first free name.
+async fn take_name(store: &Store, state: &mut LiveState, ext: &str, note: &impl Fn(Step)) -> Result<(), UploadError> {
+    lease::reserve(store, state, ext).await?;
+    note(Step::Reserved { stem: state.stem.clone(), owner: state.owner.clone() });
+    Ok(())
+}
+
+/// The files on their way, as the journal has them; what the store's own state says beside is taken over.
+fn files_of(state: &LiveState, left: &Left, steps: &[Step], there: &[FileState]) -> Vec<FileState> {
+    let file = |(file, what, _): &(FileId, NewFile, PathBuf)| {
+        let key = format!("{}{}.{}", state.stem, what.suffix, what.ext);
+        let mut fresh = FileState::new(*file, what.clone(), key);
+        if let Some(there) = there.iter().find(|there| there.file == *file) {
+            (fresh.tails, fresh.head) = (there.tails.clone(), there.head.clone());
+        }
+        known(*file, steps, &mut fresh);
+        fresh
+    };
+    left.files.iter().map(file).collect()
 }
 
 async fn finish_files(
     store: &Store,
     mut state: LiveState,
-    left: Left,
-    is_finished: bool,
+    left: &Left,
+    steps: &[Step],
     note: impl Fn(Step) + Send + Sync + 'static,
 ) -> Result<Adopted, UploadError> {
-    for (file, what, _) in &left.files {
-        let key = format!("{}{}.{}", state.stem, what.suffix, what.ext);
-        let mut file = FileState::new(*file, what.clone(), key);
-        known(file.file, &left.steps, &mut file);
-        state.files.push(file);
-    }
+    state.files = files_of(&state, left, steps, &state.files);
     let mut transfer = Transfer::new(store.clone(), state, note);
     let mut files = Vec::new();
     for (n, (_, _, path)) in left.files.iter().enumerate() {
-        if !(is_finished && has_it(&transfer, n).await?) {
-            let len = std::fs::metadata(path).map_err(UploadError::Spool)?.len();
-            transfer.complete(n, &Source::File(path.clone()), len).await?;
-        }
+        let (known, len) = (transfer.state.clone(), length_of(path)?);
+        lease::keep(store, &known, transfer.complete(n, &Source::File(path.clone()), len)).await?;
+        lease::renew(store, &transfer.state).await?;
         files.push(look(&transfer, n).await?);
     }
-    Ok(Adopted { transfer, files, is_finished })
+    Ok(Adopted { transfer, files })
 }
 
-/// Whether there is an object of this recording where a file's is to be.
-async fn has_it(transfer: &Transfer, n: usize) -> Result<bool, UploadError> {
+fn length_of(path: &std::path::Path) -> Result<u64, UploadError> {
+    Ok(std::fs::metadata(path).map_err(UploadError::Spool)?.len())
+}
+
+/// The size of the object where a file's is to be, if it is this recording's.
+async fn ours(transfer: &Transfer, n: usize) -> Result<Option<u64>, UploadError> {
     let found = transfer.store.head(&transfer.state.files[n].key).await?;
-    Ok(found.is_some_and(|found| found.metadata.get(RECORDING_ID) == Some(&transfer.state.recording_id)))
+    let is_ours = |found: &ObjectInfo| found.metadata.get(RECORDING_ID) == Some(&transfer.state.recording_id);
+    Ok(found.filter(is_ours).map(|found| found.size))
 }
 
 impl Adopted {
@@ -187,14 +233,11 @@ impl Adopted {
         self.transfer.state.so_far.as_ref()
     }
 
-    /// What an object that tells about the recording says, where another machine has finished the recording before.
+    /// What an object that tells about the recording says, where somebody has written it before.
     ///
     /// # Errors
     /// What the store says.
-    pub async fn told_elsewhere(&self, ext: &str) -> Result<Option<Bytes>, UploadError> {
-        if !self.is_finished {
-            return Ok(None);
-        }
+    pub async fn told(&self, ext: &str) -> Result<Option<Bytes>, UploadError> {
         match self.transfer.store.get(&format!("{}.{ext}", self.transfer.state.stem), None).await {
             Ok(bytes) => Ok(Some(bytes)),
             Err(StoreError::NotFound(_)) => Ok(None),
@@ -234,12 +277,13 @@ async fn rest_of(transfer: &Transfer, n: usize) -> Result<Bytes, UploadError> {
     let mut bytes = BytesMut::new();
     for tail in &file.tails {
         let object = transfer.store.get(&transfer.state.tail_key(file.file, *tail), None).await?;
-        let gap = tail.offset != first.offset + bytes.len() as u64 || object.len() as u64 != tail.len;
+        // A recorder that was started again writes its first tail over that of the one before it, longer.
+        let gap = tail.offset != first.offset + bytes.len() as u64 || (object.len() as u64) < tail.len;
         if gap {
             tracing::warn!(offset = tail.offset, "a tail object that does not follow the one before it");
             break;
         }
-        bytes.extend_from_slice(&object);
+        bytes.extend_from_slice(&object[..usize::try_from(tail.len).unwrap_or(usize::MAX).min(object.len())]);
     }
     let Some(behind) = confirmed.checked_sub(first.offset).and_then(|behind| usize::try_from(behind).ok()) else {
         let why = format!("nothing is there from {confirmed} to {}", first.offset);

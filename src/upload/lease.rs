@@ -1,5 +1,7 @@
 //! Whose recording it is: the state object names its owner.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use time::OffsetDateTime;
 
@@ -47,6 +49,41 @@ pub(super) async fn renew(store: &Store, state: &LiveState) -> Result<(), Upload
     Ok(())
 }
 
+/// Does `work`, and renews the lease meanwhile, with the `state` that was before it.
+///
+/// # Errors
+/// [`UploadError::Lost`] as soon as another process has it; else what `work` says.
+pub(super) async fn keep<T>(
+    store: &Store,
+    state: &LiveState,
+    work: impl Future<Output = Result<T, UploadError>>,
+) -> Result<T, UploadError> {
+    tokio::pin!(work);
+    loop {
+        let pause = tokio::time::sleep(Duration::from_secs(state.every_seconds.max(1)));
+        tokio::select! {
+            done = &mut work => return done,
+            () = pause => {}
+        }
+        let renewal = renew(store, state);
+        tokio::pin!(renewal);
+        let renewed = tokio::select! {
+            done = &mut work => {
+                // Whoever writes a newer state must not be overtaken by this one.
+                let _ = renewal.await;
+                return done;
+            }
+            renewed = &mut renewal => renewed,
+        };
+        match renewed {
+            Err(error @ UploadError::Lost(_)) => return Err(error),
+            // It is tried again; whether the store is there shows in the work.
+            Err(error) => tracing::debug!(%error, "the lease could not be renewed"),
+            Ok(()) => {}
+        }
+    }
+}
+
 /// Looks whether the recording is still its owner's.
 ///
 /// # Errors
@@ -78,7 +115,7 @@ pub(super) async fn take(store: &Store, key: &str, owner: &str) -> Result<Option
     owner.clone_into(&mut state.owner);
     store.put(key, state.write(), &options(false)).await?;
     // Whoever writes at the same moment, the owner or another heir, is done with it before this.
-    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
     let there = read(store, key).await?;
     Ok(there.filter(|there| there.owner == owner))
 }

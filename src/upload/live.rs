@@ -20,6 +20,9 @@ use crate::store::{Store, StoreError};
 const FIRST: Duration = Duration::from_millis(200);
 const AGAIN: Duration = Duration::from_secs(5);
 
+/// How often the lease is renewed where no tails are written.
+const RENEWED: Duration = Duration::from_secs(5);
+
 /// How long a disk may take before a round goes on without what it does not have.
 const PROMPT: Duration = Duration::from_millis(500);
 
@@ -84,18 +87,19 @@ impl Upload {
         let named = reserved(&plan.steps);
         let is_named = named.is_some();
         let (stem, owner) = named.unwrap_or_else(|| (stem.to_owned(), ulid::Ulid::new().to_string()));
+        let every = plan.config.tail_every.unwrap_or(RENEWED).max(FIRST);
         let state = LiveState {
             version: STATE_VERSION,
             recording_id: plan.recording_id,
             owner,
-            every_seconds: plan.config.tail_every.unwrap_or(Duration::from_secs(5)).as_secs().max(1),
+            every_seconds: every.as_secs_f64().ceil() as u64,
             stem,
             files: Vec::new(),
             so_far: None,
             done: false,
         };
         let live = Live {
-            every: Duration::from_secs(state.every_seconds),
+            every,
             transfer: Transfer::new(store, state, note),
             ext: ext.to_owned(),
             sources: Vec::new(),
@@ -290,6 +294,18 @@ impl Live {
         let key = key_of(&self.transfer.state, &what.suffix, &what.ext);
         let mut state = FileState::new(id, what, key);
         known(id, &self.steps, &mut state);
+        // A disk that failed may have lost what memory had uploaded: then what comes is other bytes than those in the parts.
+        if state.confirmed() > file.progress().borrow().synced {
+            if let Some(upload) = state.upload.take() {
+                let (store, key) = (self.transfer.store.clone(), state.key.clone());
+                tokio::spawn(async move {
+                    if let Err(error) = store.abort(&key, &upload).await {
+                        tracing::warn!(%error, "parts of an upload are left behind");
+                    }
+                });
+            }
+            state.parts.clear();
+        }
         self.transfer.state.files.push(state);
         self.sources.push(Source::Growing(file));
     }
@@ -330,13 +346,19 @@ impl Live {
         self.reserve().await?;
         self.commit().await;
         for n in 0..self.sources.len() {
-            let synced = self.synced(n);
-            self.read_head(n).await?;
-            self.transfer.put_parts(n, &self.sources[n], synced, false).await?;
-            self.put_tail(n, synced).await?;
+            let (store, known) = (self.transfer.store.clone(), self.transfer.state.clone());
+            lease::keep(&store, &known, self.put_file(n)).await?;
         }
         lease::renew(&self.transfer.store, &self.transfer.state).await?;
         self.sweep().await
+    }
+
+    /// Takes up what has come of one file.
+    async fn put_file(&mut self, n: usize) -> Result<(), UploadError> {
+        let synced = self.synced(n);
+        self.read_head(n).await?;
+        self.transfer.put_parts(n, &self.sources[n], synced, false).await?;
+        self.put_tail(n, synced).await
     }
 
     /// Has the disk take what waits for it, unless it is slow: then what it has by now must do.
@@ -344,7 +366,7 @@ impl Live {
         let waits = |source: &Source| match source {
             Source::Growing(file) => {
                 let progress = file.progress().borrow().clone();
-                (progress.synced < progress.written).then(|| file.commit())
+                if progress.synced < progress.written { file.commit() } else { None }
             }
             Source::File(_) | Source::Rest { .. } => None,
         };
@@ -508,7 +530,10 @@ impl Live {
                 continue;
             }
             let len = spooled.progress().borrow().synced;
-            self.transfer.complete(n, &self.sources[n], len).await?;
+            let (store, known) = (self.transfer.store.clone(), self.transfer.state.clone());
+            lease::keep(&store, &known, self.transfer.complete(n, &self.sources[n], len)).await?;
+            // Whoever has to go on here knows that the object is whole.
+            lease::renew(&store, &self.transfer.state).await?;
             let FileState { file, key, .. } = &self.transfer.state.files[n];
             uploaded.push(Uploaded { file: *file, key: key.clone(), location: self.transfer.store.location(key) });
         }
@@ -556,21 +581,18 @@ fn key_of(state: &LiveState, suffix: &str, ext: &str) -> String {
     }
 }
 
-/// Removes everything that only served to get a recording into its place. Where deleting is refused, the state says that
-/// it is done.
+/// Removes everything that only served to get a recording into its place. The state says first that it is done, so that
+/// nobody begins again where not everything could be removed, or nothing may be.
 pub(super) async fn clear(store: &Store, state: &mut LiveState) -> Result<(), UploadError> {
+    state.done = true;
+    store.put(&state.key(), state.write(), &options(false)).await?;
     let left = store.list(&LiveState::prefix_of(&state.stem)).await?;
     let mut keys: Vec<String> = left.into_iter().map(|object| object.key).collect();
-    // The state goes last, so that whoever finds it finds what it names.
+    // The state goes last.
     keys.retain(|key| *key != state.key());
     keys.push(state.key());
     match store.delete(&keys).await {
-        Ok(()) => Ok(()),
-        Err(StoreError::Refused(_)) => {
-            state.done = true;
-            store.put(&state.key(), state.write(), &options(false)).await?;
-            Ok(())
-        }
+        Ok(()) | Err(StoreError::Refused(_)) => Ok(()),
         Err(error) => Err(error.into()),
     }
 }

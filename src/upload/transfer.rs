@@ -81,6 +81,11 @@ impl Transfer {
         Self { store, state, note: Box::new(note) }
     }
 
+    /// What it knows, and who takes its steps down.
+    pub(super) fn into_parts(self) -> (LiveState, Box<dyn Fn(Step) + Send + Sync>) {
+        (self.state, self.note)
+    }
+
     pub(super) fn note(&mut self, step: Step) {
         (self.note)(step);
     }
@@ -276,9 +281,24 @@ pub(super) fn reserved(steps: &[Step]) -> Option<(String, String)> {
     })
 }
 
+/// The steps under the name that a recording has at last: what was done under another before is of no use there.
+pub(super) fn under_last_name(steps: &[Step]) -> &[Step] {
+    let name = |step: &Step| match step {
+        Step::Reserved { stem, owner } => Some((stem.clone(), owner.clone())),
+        _ => None,
+    };
+    let last = steps.iter().filter_map(name).next_back();
+    let other = steps.iter().rposition(|step| name(step).is_some_and(|name| Some(name) != last));
+    // The first of its reservations after the last of another name.
+    let from = other.map_or(0, |other| {
+        steps[other + 1..].iter().position(|step| name(step).is_some()).map_or(other + 1, |first| other + 1 + first)
+    });
+    &steps[from..]
+}
+
 /// What is known of a file from its journal.
 pub(super) fn known(file: FileId, steps: &[Step], state: &mut FileState) {
-    for step in steps {
+    for step in under_last_name(steps) {
         match step {
             Step::Begun { file: of, key, upload_id } if *of == file => {
                 state.upload = serde_json::from_str(upload_id).ok();
