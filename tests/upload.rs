@@ -113,9 +113,14 @@ impl Recorder {
     }
 
     /// The same, whatever is left in the spool.
-    async fn finish_and_keep(mut self) -> (RecordingResult, Duration, tempfile::TempDir) {
-        let told = clock::now();
+    async fn finish_and_keep(self) -> (RecordingResult, Duration, tempfile::TempDir) {
         self.terminate();
+        self.result().await
+    }
+
+    /// Waits for its result, once it was told to stop.
+    async fn result(mut self) -> (RecordingResult, Duration, tempfile::TempDir) {
+        let told = clock::now();
         let stdout = self.process.stdout.take().unwrap();
         let mut lines = BufReader::new(stdout).lines();
         let mut last = String::new();
@@ -326,7 +331,7 @@ async fn killed_while_parts_go_up_it_is_brought_into_the_bucket_once() {
     let lacks = rounds(scaled(1), async |seed| {
         let name = format!("parts-{seed}");
         // A part of 5 MiB fills in 85 seconds.
-        let more = ["--mixing", "transcode", "--bitrate", "510000", "--complexity", "0", "--no-peaks", "--no-loudness"];
+        let more = ["--mix-channels", "2", "--bitrate", "510000", "--complexity", "0", "--no-peaks", "--no-loudness"];
         let sound = generate::noise(seed, 0.3, Duration::from_secs(2));
         let mut recorder = Recorder::start_hearing(&server, storage.s3_config("calls"), &name, &more, sound).await;
         let key = LiveState::key_of(&format!("2026/{name}"));
@@ -483,7 +488,7 @@ async fn the_object_of_a_long_call_is_there_soon_after_its_end() {
     let told = clock::now();
     until("the object", async || store.head("2026/long.ogg").await.unwrap()).await;
     let took = clock::now() - told;
-    recorder.finish().await;
+    recorder.result().await;
     let manifest = judge(&storage, &store, "long").await;
     println!("{:.0} s of call, {:.2} s to the object", manifest.duration_seconds, took.as_secs_f64());
     assert_eq!(manifest.outcome, Outcome::Complete);
@@ -625,8 +630,10 @@ async fn who_has_lost_a_recording_stops_writing() {
 
 /// What a spool has of [`Pages`] that were uploaded with these steps.
 fn left(finished: &callreel::spool::FinishedFile, pages: &Pages, steps: Vec<Step>) -> upload::Left {
-    let files = vec![(pages.file.id(), pages.file.what().clone(), finished.path.clone())];
-    upload::Left { recording_id: "pages".into(), key: "call.ogg".into(), files, steps }
+    let (file, what, path) = (pages.file.id(), pages.file.what().clone(), finished.path.clone());
+    let files = vec![upload::LeftFile { file, what, path, duration: Some(pages.writer.samples()) }];
+    let may_lack = SampleCount::ZERO;
+    upload::Left { recording_id: "pages".into(), key: "call.ogg".into(), files, may_lack, steps }
 }
 
 #[tokio::test]

@@ -4,15 +4,19 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use crate::spool::recover::Orphan;
+use crate::spool::recover::{Orphan, RecoveredFile};
 use crate::spool::{Entry, FileError, Upload as Step};
 use crate::store::Store;
-use crate::upload::{self, Adopted, AdoptedFile, Left, UploadError};
+use crate::time::SampleCount;
+use crate::upload::{self, Adopted, AdoptedFile, Left, LeftFile, UploadError};
 
 use super::handle::{OutputResult, RecordingResult, State};
 use super::manifest::{Manifest, OutputEntry};
 use super::outcome::{Outcome, Reason};
 use super::recover::{Ended, Pending, Recovered, interrupted, name, recover};
+
+/// What a process that died may not have brought up yet, unless its tails are far apart: 10 s.
+const MAY_LACK: SampleCount = SampleCount::from_millis(10_000);
 
 /// Why a recording could not be brought into its store.
 #[derive(Debug, thiserror::Error)]
@@ -81,7 +85,8 @@ impl Pending {
         let left = Left {
             recording_id: orphan.started().recording_id.clone(),
             key: orphan.started().name.clone(),
-            files: streams.map(|file| (file.made.file, file.made.what.clone(), file.file.path.clone())).collect(),
+            files: streams.map(left_file).collect(),
+            may_lack: if is_interrupted(&manifest) { MAY_LACK } else { SampleCount::ZERO },
             steps: orphan.history().uploads.clone(),
         };
         let (steps, orphan) = write_steps(orphan);
@@ -126,6 +131,15 @@ impl Pending {
         tracing::info!(id = result.recording_id, outcome = %result.outcome, "recovered");
         Ok(result)
     }
+}
+
+fn left_file(file: &RecoveredFile) -> LeftFile {
+    let RecoveredFile { made, file, duration } = file;
+    LeftFile { file: made.file, what: made.what.clone(), path: file.path.clone(), duration: *duration }
+}
+
+fn is_interrupted(manifest: &Manifest) -> bool {
+    manifest.reasons.iter().any(|reason| matches!(reason, Reason::Interrupted { .. }))
 }
 
 /// A journal that a thread of its own writes, as the disk may be slow.

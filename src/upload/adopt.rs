@@ -58,9 +58,25 @@ pub struct Left {
     /// The key that its main object was to have, with the ending.
     pub key: String,
     /// Its complete files.
-    pub files: Vec<(FileId, NewFile, PathBuf)>,
+    pub files: Vec<LeftFile>,
+    /// How much more of it may be here than another machine had that has finished it meanwhile, without being worth a
+    /// recording of its own: what a process had not brought up when it died.
+    pub may_lack: SampleCount,
     /// What its own process did, in order.
     pub steps: Vec<Step>,
+}
+
+/// A complete file in a spool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftFile {
+    /// Its number.
+    pub file: FileId,
+    /// What it is.
+    pub what: NewFile,
+    /// Where it is.
+    pub path: PathBuf,
+    /// How long it plays; none for what is no stream.
+    pub duration: Option<SampleCount>,
 }
 
 /// The recordings below `prefix` that are not finished, whether somebody records them or not.
@@ -153,10 +169,16 @@ pub async fn finish(
         state.files = files_of(&state, &left, &left.steps, &[]);
         let transfer = Transfer::new(store.clone(), state, note);
         let mut files = Vec::new();
-        for (n, (_, _, path)) in left.files.iter().enumerate() {
-            if ours(&transfer, n).await?.is_some_and(|there| length_of(path).is_ok_and(|here| there >= here)) {
-                files.push(look(&transfer, n).await?);
+        for (n, here) in left.files.iter().enumerate() {
+            if ours(&transfer, n).await?.is_none() {
+                break;
             }
+            let there = look(&transfer, n).await?;
+            let longer = here.duration.unwrap_or_default().0.saturating_sub(there.duration.unwrap_or_default().0);
+            if there.bytes < length_of(&here.path)? && longer > left.may_lack.0 {
+                break;
+            }
+            files.push(there);
         }
         if files.len() == left.files.len() {
             return Ok(Adopted { transfer, files });
@@ -180,7 +202,7 @@ async fn take_name(store: &Store, state: &mut LiveState, ext: &str, note: &impl 
 
 /// The files on their way, as the journal has them; what the store's own state says beside is taken over.
 fn files_of(state: &LiveState, left: &Left, steps: &[Step], there: &[FileState]) -> Vec<FileState> {
-    let file = |(file, what, _): &(FileId, NewFile, PathBuf)| {
+    let file = |LeftFile { file, what, .. }: &LeftFile| {
         let key = format!("{}{}.{}", state.stem, what.suffix, what.ext);
         let mut fresh = FileState::new(*file, what.clone(), key);
         if let Some(there) = there.iter().find(|there| there.file == *file) {
@@ -202,7 +224,7 @@ async fn finish_files(
     state.files = files_of(&state, left, steps, &state.files);
     let mut transfer = Transfer::new(store.clone(), state, note);
     let mut files = Vec::new();
-    for (n, (_, _, path)) in left.files.iter().enumerate() {
+    for (n, LeftFile { path, .. }) in left.files.iter().enumerate() {
         let (known, len) = (transfer.state.clone(), length_of(path)?);
         lease::keep(store, &known, transfer.complete(n, &Source::File(path.clone()), len)).await?;
         lease::renew(store, &transfer.state).await?;

@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use crate::store::StoreError;
 
-pub use adopt::{Adopted, AdoptedFile, Found, Left, adopt, find, finish};
+pub use adopt::{Adopted, AdoptedFile, Found, Left, LeftFile, adopt, find, finish};
 pub use live::{Upload, UploadPlan, UploadStatus, Uploaded};
 pub use state::{FileState, LiveState, STATE_VERSION, Tail};
 
