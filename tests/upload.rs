@@ -196,7 +196,7 @@ async fn judge_objects(store: &Store, name: &str) -> Manifest {
     for output in &manifest.outputs {
         let key = format!("2026/{}", output.file);
         let bytes = store.get(&key, None).await.unwrap();
-        assert_eq!(bytes.len() as u64, output.bytes);
+        assert_eq!(bytes.len() as u64, output.bytes, "{key}");
         let mut inspector = OggInspector::new();
         inspector.push(&bytes);
         let found = inspector.finish();

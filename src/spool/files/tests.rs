@@ -331,6 +331,22 @@ async fn a_file_that_was_gone_on_with_and_broke_at_once_ends_where_the_first_pro
 }
 
 #[tokio::test]
+async fn a_sync_that_is_under_way_finishes_no_file_of_which_something_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut files, _events) = files(dir.path(), "call.ogg", "r1");
+    files.keep_in_memory(true);
+    let file = files.create(ogg(""));
+    let pages = pages(2);
+    files.append(file.id(), pages[0].clone());
+    file.progress().wait_for(|progress| progress.synced > 0).await.unwrap();
+    pages[1..].iter().for_each(|page| file.growing.append_later(page.clone().into()));
+    file.growing.finish_beside().unwrap();
+    let done = files.finish(file.id(), true).await.unwrap();
+    assert_eq!((done.bytes, &done.sha256), (pages.concat().len() as u64, &hash_of(&done.path).unwrap()));
+    assert_eq!(fs::read(&done.path).unwrap(), pages.concat());
+}
+
+#[tokio::test]
 async fn what_is_about_to_be_finished_is_not_gone_on_with() {
     let dir = tempfile::tempdir().unwrap();
     let (mut files, _events) = files(dir.path(), "call.ogg", "r1");
