@@ -747,7 +747,8 @@ async fn whatever_the_way_to_the_store_does_the_call_is_whole_at_the_end() {
     let store = storage.store("calls").await.unwrap();
     let relay = Relay::open(([127, 0, 0, 1], storage.port()).into()).await.unwrap();
     let s3 = S3Config { endpoint: Some(relay.url()), ..storage.s3_config("calls") };
-    let mut recorder = Recorder::start_with(&server, s3, "faults", &["--outputs", "mix,dual"]).await;
+    let more = ["--outputs", "mix,dual", "--upload-patience", "600s"];
+    let mut recorder = Recorder::start_with(&server, s3, "faults", &more).await;
     recorder.says("will be uploaded").await;
     let mut faults = vec![
         RelayFault::Refuses,
