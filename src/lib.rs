@@ -52,6 +52,7 @@ pub mod config;
 pub mod decode;
 pub mod encode;
 pub mod entry;
+mod hex;
 pub mod mix;
 pub mod recording;
 pub mod room;

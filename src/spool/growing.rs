@@ -15,12 +15,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::clock;
 use crate::encode::{OggState, OpusHead};
+use crate::hex;
 use crate::time::SampleCount;
 
 use super::history::{Entry, Made, NewFile};
 use super::journal::Journal;
 use super::memory::Memory;
-use super::names::{give_name, hash_of, hex, numbered, part_of, survey, sync_directory_of, with_suffix};
+use super::names::{give_name, hash_of, numbered, part_of, survey, sync_directory_of, with_suffix};
 use super::recover::OpenStream;
 use super::stream::Stream;
 use super::tail::Tail;
@@ -578,7 +579,7 @@ impl Growing {
     }
 
     fn sha256(&self) -> String {
-        hex(self.state().hash.clone().finalize().as_slice())
+        hex::encode(self.state().hash.clone().finalize())
     }
 
     fn tell(&self, what: What) {

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::FileError;
 use super::stream::{Stream, Survey};
+use crate::hex;
 
 /// Disk space held back for the manifest, so that it fits when the disk is full.
 pub(super) const MANIFEST_RESERVE: usize = 64 * 1024;
@@ -145,12 +146,12 @@ fn owner_line(recording_id: &str) -> String {
 pub fn hash_of(path: &Path) -> io::Result<String> {
     let mut hash = Sha256::new();
     read_blocks(path, |block| hash.update(block))?;
-    Ok(hex(hash.finalize().as_slice()))
+    Ok(hex::encode(hash.finalize()))
 }
 
 /// SHA-256 of these bytes, in hexadecimal.
 pub fn digest_of(bytes: &[u8]) -> String {
-    hex(Sha256::digest(bytes).as_slice())
+    hex::encode(Sha256::digest(bytes))
 }
 
 /// What is in a file.
@@ -171,8 +172,4 @@ pub(super) fn read_blocks(path: &Path, mut take: impl FnMut(&[u8])) -> io::Resul
         }
         take(&buffer[..read]);
     }
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 
 use super::server::tools_dir;
 use super::{Audio, LiveKitServer, TestkitError};
+use crate::hex;
 
 const REQUIREMENTS: &[u8] = include_bytes!("../../tools/requirements.txt");
 /// How long a script may stay without a word, beside what its plan takes.
@@ -25,7 +26,7 @@ pub fn python_path() -> PathBuf {
     if let Some(path) = std::env::var_os("CALLREEL_PYTHON").filter(|value| !value.is_empty()) {
         return path.into();
     }
-    let digest: String = Sha256::digest(REQUIREMENTS).iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+    let digest = hex::encode(&Sha256::digest(REQUIREMENTS)[..6]);
     tools_dir().join(format!("python-{digest}/bin/python"))
 }
 

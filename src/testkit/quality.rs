@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::server::tools_dir;
 use super::{Audio, TestkitError};
+use crate::hex;
 
 const REQUIREMENTS: &[u8] = include_bytes!("../../tools/quality/requirements.txt");
 
@@ -20,7 +21,7 @@ pub fn python_path() -> PathBuf {
     if let Some(path) = std::env::var_os("CALLREEL_QUALITY_PYTHON").filter(|value| !value.is_empty()) {
         return path.into();
     }
-    let digest: String = Sha256::digest(REQUIREMENTS).iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+    let digest = hex::encode(&Sha256::digest(REQUIREMENTS)[..6]);
     tools_dir().join(format!("python-quality-{digest}/bin/python"))
 }
 

@@ -11,6 +11,7 @@ use super::lease;
 use super::live::clear;
 use super::state::{FileState, LiveState, STATE_VERSION};
 use super::transfer::{RECORDING_ID, Source, Transfer, known, reserved};
+use crate::hex;
 use crate::spool::{FileId, NewFile, Stream, Upload as Step, split_name};
 use crate::store::{ObjectInfo, Store, StoreError};
 use crate::time::SampleCount;
@@ -328,18 +329,13 @@ fn end_stream(bytes: &mut BytesMut, stream: Stream<'_>, head: &str) {
         (whole, ended) = (unit.end, unit.last);
     }
     bytes.truncate(usize::try_from(whole).unwrap_or(0));
-    let head = from_hex(head).and_then(|unit| stream.head_of(&unit));
+    let head = hex::decode(head).and_then(|unit| stream.head_of(&unit));
     if let (false, Some(head), Some(state)) = (ended, head, stream.state_after(bytes)) {
         match stream.closing(head, state) {
             Ok(page) => bytes.extend_from_slice(&page),
             Err(error) => tracing::warn!(%error, "the stream has no end mark, which players take"),
         }
     }
-}
-
-fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let digits = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-    text.as_bytes().chunks(2).map(digits).collect()
 }
 
 /// Reads an object back and says what is in it.
@@ -362,7 +358,7 @@ async fn look(transfer: &Transfer, n: usize) -> Result<AdoptedFile, UploadError>
         key: key.clone(),
         location: transfer.store.location(key),
         bytes: at,
-        sha256: hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect(),
+        sha256: hex::encode(hash.finalize()),
         duration: surveyor.map(|surveyor| surveyor.finish().duration),
     })
 }

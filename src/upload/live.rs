@@ -13,6 +13,7 @@ use super::state::{FileState, LiveState, STATE_VERSION, Tail};
 use super::transfer::{Source, Transfer, known, reserved};
 use super::{UploadConfig, UploadError};
 use crate::clock;
+use crate::hex;
 use crate::spool::{FileId, SpoolFile, Upload as Step, split_name};
 use crate::store::{Store, StoreError};
 
@@ -446,7 +447,7 @@ impl Live {
         units.push(&bytes);
         if let Some(unit) = units.next_unit() {
             let head = &bytes[..usize::try_from(unit.end).unwrap_or(0)];
-            self.transfer.state.files[n].head = head.iter().map(|byte| format!("{byte:02x}")).collect();
+            self.transfer.state.files[n].head = hex::encode(head);
         }
         Ok(())
     }

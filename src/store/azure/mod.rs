@@ -25,6 +25,7 @@ use super::backend::{Attributes, Backend, ObjectInfo, Page, Part, PutOptions, Up
 use super::config::AzureConfig;
 use super::error::{Fault, FaultKind, StoreError};
 use super::http::{Answer, Pool, Request};
+use crate::hex;
 use answer::{blobs, block_list, blocks, fault, info};
 use sign::{Signed, Signer};
 
@@ -306,7 +307,7 @@ impl Block {
     }
 
     fn tag(&self) -> String {
-        let md5: String = self.md5.iter().map(|byte| format!("{byte:02x}")).collect();
+        let md5 = hex::encode(self.md5);
         format!("{:x}-{md5}", self.millis)
     }
 

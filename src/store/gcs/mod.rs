@@ -17,6 +17,7 @@ use super::config::{Checksum, GcsConfig, S3Config};
 use super::error::{Fault, FaultKind, StoreError};
 use super::http::Pool;
 use super::s3::{Dialect, Outgoing, S3Backend};
+use crate::hex;
 use credentials::{ServiceAccount, Tokens};
 
 const ENDPOINT: &str = "https://storage.googleapis.com";
@@ -98,12 +99,8 @@ impl Dialect for Gcs {
         let path = format!("/{}/{}", self.bucket, utf8_percent_encode(key, PATH));
         let host = self.endpoint.split_once("://").map_or(self.endpoint.as_str(), |(_, host)| host);
         let canonical = format!("GET\n{path}\n{query}\nhost:{host}\n\nhost\nUNSIGNED-PAYLOAD");
-        let digest = hex(&Sha256::digest(canonical));
-        let signature = hex(&account.sign(format!("GOOG4-RSA-SHA256\n{date}\n{scope}\n{digest}").as_bytes())?);
+        let digest = hex::encode(Sha256::digest(canonical));
+        let signature = hex::encode(account.sign(format!("GOOG4-RSA-SHA256\n{date}\n{scope}\n{digest}").as_bytes())?);
         Ok(format!("{}{path}?{query}&X-Goog-Signature={signature}", self.endpoint))
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -11,6 +11,7 @@ use md5::{Digest, Md5};
 use ulid::Ulid;
 
 use super::{HIDDEN, fault, is_missing};
+use crate::hex;
 use crate::store::backend::{Attributes, ObjectInfo, Part};
 use crate::store::error::{Fault, FaultKind};
 
@@ -217,7 +218,7 @@ pub(super) fn md5(content: &mut impl Read) -> io::Result<String> {
     let mut buffer = vec![0; 64 * 1_024];
     loop {
         match content.read(&mut buffer)? {
-            0 => return Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
+            0 => return Ok(hex::encode(digest.finalize())),
             read => digest.update(&buffer[..read]),
         }
     }

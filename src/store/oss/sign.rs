@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use time::macros::format_description;
 
+use crate::hex;
 use crate::store::config::Secret;
 
 const PATH: &AsciiSet = &QUERY.remove(b'/');
@@ -74,12 +75,12 @@ impl Signer {
     fn sign(&self, request: &Signed<'_>, date: &str) -> (String, String) {
         let day = date.get(..8).unwrap_or(date);
         let scope = format!("{day}/{}/oss/aliyun_v4_request", self.region);
-        let digest = hex(&Sha256::digest(canonical(request)));
+        let digest = hex::encode(Sha256::digest(canonical(request)));
         let mut key = format!("aliyun_v4{}", self.secret.expose()).into_bytes();
         for step in [day, &self.region, "oss", "aliyun_v4_request"] {
             key = hmac(&key, step);
         }
-        let signature = hex(&hmac(&key, &format!("OSS4-HMAC-SHA256\n{date}\n{scope}\n{digest}")));
+        let signature = hex::encode(hmac(&key, &format!("OSS4-HMAC-SHA256\n{date}\n{scope}\n{digest}")));
         (scope, signature)
     }
 }
@@ -130,10 +131,6 @@ fn hmac(key: &[u8], text: &str) -> Vec<u8> {
     let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else { return Vec::new() };
     mac.update(text.as_bytes());
     mac.finalize().into_bytes().to_vec()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::AbortHandle;
 
 use super::{ACCESS_KEY, SECRET, StorageServer};
+use crate::hex;
 use crate::store::testing::{Answer, OssSigned, OssSigner, Pool, Request};
 use crate::store::{GcsConfig, OssConfig, Secret};
 use crate::testkit::TestkitError;
@@ -309,7 +310,7 @@ fn canonical_query(query: &str) -> String {
 fn sign_v4(method: &str, host: &str, path: &str, query: &str, headers: &mut BTreeMap<String, String>, body: &[u8]) {
     let format = format_description!("[year][month][day]T[hour][minute][second]Z");
     let date = crate::clock::wall().format(format).unwrap_or_default();
-    let digest = hex(&Sha256::digest(body));
+    let digest = hex::encode(Sha256::digest(body));
     headers.insert("host".to_owned(), host.to_owned());
     headers.insert("x-amz-date".to_owned(), date.clone());
     headers.insert("x-amz-content-sha256".to_owned(), digest.clone());
@@ -319,18 +320,16 @@ fn sign_v4(method: &str, host: &str, path: &str, query: &str, headers: &mut BTre
     let canonical = format!("{method}\n{path}\n{query}\n{lines}\n{signed}\n{digest}");
     let day = date.get(..8).unwrap_or_default();
     let scope = format!("{day}/us-east-1/s3/aws4_request");
-    let text = format!("AWS4-HMAC-SHA256\n{date}\n{scope}\n{}", hex(&Sha256::digest(canonical)));
+    let text = format!("AWS4-HMAC-SHA256\n{date}\n{scope}\n{}", hex::encode(Sha256::digest(canonical)));
     let mut key = format!("AWS4{SECRET}").into_bytes();
     for step in [day, "us-east-1", "s3", "aws4_request", &text] {
         let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&key) else { return };
         mac.update(step.as_bytes());
         key = mac.finalize().into_bytes().to_vec();
     }
-    let authorization =
-        format!("AWS4-HMAC-SHA256 Credential={ACCESS_KEY}/{scope}, SignedHeaders={signed}, Signature={}", hex(&key));
+    let authorization = format!(
+        "AWS4-HMAC-SHA256 Credential={ACCESS_KEY}/{scope}, SignedHeaders={signed}, Signature={}",
+        hex::encode(&key)
+    );
     headers.insert("authorization".to_owned(), authorization);
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
