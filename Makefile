@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help tools build demo test faults soak bench fmt fmt-check clippy lint-scripts lint doc deny clean-recordings
+.PHONY: help tools build demo test faults soak bench fmt fmt-check clippy check-libwebrtc lint-scripts lint-deploy lint doc deny clean-recordings
 
 CALLREEL_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/callreel
 CARGO_TARGET_DIR ?= $(CALLREEL_CACHE)/target
@@ -33,15 +33,15 @@ demo: ## record a conversation on a real LiveKit server into an S3 bucket, and c
 	@tools/demo
 
 test: ## everything that must never break, a real server and the official SDK included
-	@tools/install rust debian livekit storage python quality
+	@tools/install rust debian livekit storage postgres python http quality
 	$(CARGO) test $(FEATURES)
 
 faults: ## the tests again, with large counts of kills, cuts and losses
-	@tools/install rust debian livekit storage python quality
+	@tools/install rust debian livekit storage postgres python http quality
 	CALLREEL_TIER=faults $(CARGO) test --release $(FEATURES)
 
 soak: ## the tests again, with minutes of churn
-	@tools/install rust debian livekit storage python quality
+	@tools/install rust debian livekit storage postgres python http quality
 	CALLREEL_TIER=soak $(CARGO) test --release $(FEATURES)
 
 bench: ## the benches; read BENCHMARKS.md
@@ -58,17 +58,25 @@ fmt-check:
 	$(CARGO) fmt --check
 	@$(LINT); ruff format --check $(PYTHON_SCRIPTS)
 
-lint: clippy lint-scripts ## clippy, shellcheck, ruff, hadolint
+lint: clippy lint-scripts lint-deploy ## clippy, shellcheck, ruff, hadolint
 
 clippy:
 	@tools/install rust debian
 	$(CARGO) clippy $(FEATURES) --all-targets -- -D warnings
+
+check-libwebrtc: ## types and lints of the optional engine libwebrtc, without the download that building it takes
+	@tools/install rust debian
+	DOCS_RS=1 $(CARGO) clippy --locked --features libwebrtc --lib --bins -- -D warnings
 
 lint-scripts:
 	@tools/install lint
 	@$(LINT); shellcheck $(SHELL_SCRIPTS)
 	@$(LINT); ruff check --quiet $(PYTHON_SCRIPTS)
 	@$(LINT); hadolint Dockerfile
+
+lint-deploy: ## chart, manifests, composition, unit and dashboard of deploy/
+	@tools/install deploy
+	@tools/lint-deploy
 
 doc: ## the API documentation, where a broken link is an error
 	@tools/install rust debian
@@ -77,6 +85,7 @@ doc: ## the API documentation, where a broken link is an error
 deny: ## licences, banned crates and sources of every dependency
 	@tools/install rust deny
 	@source tools/lib.sh; "$$cargo_deny_dir/bin/cargo-deny" --log-level error check licenses bans sources
+	@source tools/lib.sh; "$$cargo_deny_dir/bin/cargo-deny" --features libwebrtc --log-level error check licenses sources
 
 clean-recordings: ## delete recordings/
 	rm -rf recordings

@@ -29,6 +29,7 @@ fn call(jitter_us: i64, lost: u8) -> Vec<Arrival> {
                 rtp: RtpTime(i as i64 * 960),
                 marker: false,
                 payload: payload.clone(),
+                undecryptable: false,
             };
             (at, TrackKey(track), packet)
         })

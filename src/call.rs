@@ -83,6 +83,19 @@ impl Codec {
     }
 }
 
+/// How a track's frames are encrypted from its publisher to those who listen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Encryption {
+    /// Not at all: the server could listen, too.
+    #[default]
+    None,
+    /// As [`e2ee`](crate::e2ee) says.
+    Gcm,
+    /// In a way of the application's own.
+    Custom,
+}
+
 /// An audio track as LiveKit describes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Track {
@@ -98,8 +111,8 @@ pub struct Track {
     pub codec: Codec,
     /// Whether the publisher says that it sends two channels.
     pub stereo: bool,
-    /// Whether frames are end-to-end encrypted.
-    pub encrypted: bool,
+    /// How frames are encrypted from end to end.
+    pub encryption: Encryption,
     /// Whether the publisher has muted it.
     pub muted: bool,
 }

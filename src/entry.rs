@@ -21,11 +21,15 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::{Config, ConfigError, ConfigFile, Destination, NameTemplate, destination, recipients};
+use crate::config::{
+    Config, ConfigError, ConfigFile, Destination, E2ee, NameTemplate, Picture, destination, recipients,
+};
+use crate::e2ee::E2eeConfig;
+use crate::egress::FileFormat;
 use crate::recording::{EndsWith, Recorder, RecordingHandle};
 use crate::room::Credentials;
 use crate::seal::Recipients;
-use crate::store::StoreConfig;
+use crate::store::{Secret, StoreConfig};
 
 /// How long a telephone call may be without its caller before it is over: a caller who hung up does not come back
 /// into the same session, so this only spans a leg that the bridge moves.
@@ -52,6 +56,10 @@ pub struct AgentConfig {
     pub name: Option<NameTemplate>,
     /// To whom recordings are encrypted. Default: nobody, they are plain.
     pub encryption: Recipients,
+    /// The keys to calls that are encrypted from end to end. Default: none.
+    pub e2ee: E2eeConfig,
+    /// The picture, which LiveKit Egress records as MP4. Default: none, sound alone.
+    pub picture: Option<Picture>,
 }
 
 impl AgentConfig {
@@ -65,13 +73,16 @@ impl AgentConfig {
             store: None,
             name: None,
             encryption: Recipients::default(),
+            e2ee: E2eeConfig::default(),
+            picture: None,
         }
     }
 
     /// From the environment: `ENABLE_AUDIO_RECORDING` (default false), `LIVEKIT_URL` or `LIVEKIT_HOST`,
     /// `LIVEKIT_API_KEY`, `LIVEKIT_API_SECRET`, `RECORDING_FILE_FORMAT` (default ogg), `RECORDING_AUDIO_ONLY` (default
-    /// true), and a store as [`destination`] reads it: `S3_RECORDING_BUCKET`, `S3_RECORDING_REGION`, `AWS_ACCESS_KEY_ID`,
-    /// `AWS_SECRET_ACCESS_KEY`… `ENCRYPT_TO` and `ENCRYPT_TO_FILE` are as for `callreel record`.
+    /// true; `false` goes with `mp4`), and a store as [`destination`] reads it: `S3_RECORDING_BUCKET`, `S3_RECORDING_REGION`,
+    /// `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`… `ENCRYPT_TO`, `ENCRYPT_TO_FILE`, `CALLREEL_E2EE_KEY` and
+    /// `CALLREEL_E2EE_KEY_FILE` are as for `callreel record`.
     ///
     /// # Errors
     /// A value that is missing or makes no sense, by its name. While recording is switched off nothing is checked.
@@ -94,9 +105,9 @@ impl AgentConfig {
         let secret = needed("LIVEKIT_API_SECRET", "the API key's secret", get("LIVEKIT_API_SECRET"));
         if enabled {
             missing.map_or(Ok(()), Err)?;
-            check_available(&get)?;
         }
-        let config = Self { enabled, ..Self::new(url, Credentials::ApiKey { key, secret }) };
+        let picture = if enabled { picture(&get)? } else { None };
+        let config = Self { enabled, picture, ..Self::new(url, Credentials::ApiKey { key, secret }) };
         if !enabled {
             return Ok(config);
         }
@@ -107,7 +118,12 @@ impl AgentConfig {
         let keys: Vec<String> = lookup("ENCRYPT_TO").into_iter().collect();
         let path = lookup("ENCRYPT_TO_FILE").map(PathBuf::from);
         let encryption = recipients(&keys, path.as_deref(), &ConfigFile::default())?;
-        Ok(Self { out: dir, store, name, encryption, ..config })
+        let keys = E2ee {
+            key: get("CALLREEL_E2EE_KEY").map(Secret::new),
+            key_file: get("CALLREEL_E2EE_KEY_FILE").map(PathBuf::from),
+            ..E2ee::default()
+        };
+        Ok(Self { out: dir, store, name, encryption, e2ee: keys.keys()?, ..config })
     }
 
     fn for_room(&self, room: &str) -> Config {
@@ -115,8 +131,12 @@ impl AgentConfig {
         config.out.clone_from(&self.out);
         config.store.clone_from(&self.store);
         config.encryption.clone_from(&self.encryption);
+        config.e2ee.clone_from(&self.e2ee);
         if let Some(name) = &self.name {
             config.name.clone_from(name);
+        }
+        if self.picture.is_some() {
+            (config.picture, config.format) = (self.picture.clone(), FileFormat::Mp4);
         }
         config
     }
@@ -128,8 +148,8 @@ impl AgentConfig {
 /// is switched off.
 pub fn entrypoint(room: &str, config: &AgentConfig) -> Option<RecordingHandle> {
     let mut call = config.for_room(room);
-    call.stop.ends_with = EndsWith::Caller;
-    call.stop.departure_timeout = CALLER_GONE;
+    call.life.stop.ends_with = EndsWith::Caller;
+    call.life.stop.departure_timeout = CALLER_GONE;
     start(config, call)
 }
 
@@ -137,7 +157,7 @@ pub fn entrypoint(room: &str, config: &AgentConfig) -> Option<RecordingHandle> {
 /// switched off.
 pub fn entrypoint_webtest(room: &str, config: &AgentConfig) -> Option<RecordingHandle> {
     let mut call = config.for_room(room);
-    call.stop.departure_timeout = ROOM_EMPTY;
+    call.life.stop.departure_timeout = ROOM_EMPTY;
     start(config, call)
 }
 
@@ -150,21 +170,22 @@ fn start(config: &AgentConfig, call: Config) -> Option<RecordingHandle> {
     Some(Recorder::start(call))
 }
 
-fn check_available(get: &impl Fn(&str) -> Option<String>) -> Result<(), ConfigError> {
-    match get("RECORDING_FILE_FORMAT").as_deref() {
-        None | Some("ogg") => {}
-        Some(format @ ("mp4" | "webm")) => {
-            return Err(ConfigError::NotAvailable { what: format!("RECORDING_FILE_FORMAT={format}") });
+/// Whether a picture is asked for.
+fn picture(get: &impl Fn(&str) -> Option<String>) -> Result<Option<Picture>, ConfigError> {
+    let not_available = |what: String| Err(ConfigError::NotAvailable { what });
+    let audio_only = flag("RECORDING_AUDIO_ONLY", get("RECORDING_AUDIO_ONLY"), true)?;
+    match (get("RECORDING_FILE_FORMAT").as_deref(), audio_only) {
+        (None | Some("ogg"), true) => Ok(None),
+        (None | Some("ogg"), false) => {
+            not_available("RECORDING_AUDIO_ONLY=false without RECORDING_FILE_FORMAT=mp4".into())
         }
-        Some(other) => {
+        (Some("mp4"), false) => Ok(Some(Picture::default())),
+        (Some(format @ ("mp4" | "webm")), _) => not_available(format!("RECORDING_FILE_FORMAT={format}")),
+        (Some(other), _) => {
             let why = format!("{other:?} is none of ogg, mp4, webm");
-            return Err(ConfigError::Invalid { key: "RECORDING_FILE_FORMAT", why });
+            Err(ConfigError::Invalid { key: "RECORDING_FILE_FORMAT", why })
         }
     }
-    if !flag("RECORDING_AUDIO_ONLY", get("RECORDING_AUDIO_ONLY"), true)? {
-        return Err(ConfigError::NotAvailable { what: "RECORDING_AUDIO_ONLY=false".into() });
-    }
-    Ok(())
 }
 
 fn flag(key: &'static str, value: Option<String>, default: bool) -> Result<bool, ConfigError> {
@@ -234,5 +255,8 @@ mod tests {
             let error = env(&[&SERVER[..], &[(name, value)]].concat()).unwrap_err();
             assert!(matches!(&error, ConfigError::NotAvailable { what } if what.contains(name)), "{error}");
         }
+        let both = [("RECORDING_FILE_FORMAT", "mp4"), ("RECORDING_AUDIO_ONLY", "false")];
+        let call = env(&[&SERVER[..], &both].concat()).unwrap().for_room("room");
+        assert!(call.uses_egress() && call.format == FileFormat::Mp4);
     }
 }

@@ -45,18 +45,23 @@
 pub mod analysis;
 pub mod call;
 pub mod capture;
+pub mod catalog;
 #[doc(hidden)]
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod decode;
+pub mod e2ee;
+pub mod egress;
 pub mod encode;
 pub mod entry;
 mod hex;
 pub mod mix;
+pub mod notify;
 pub mod recording;
 pub mod room;
 pub mod seal;
+pub mod service;
 pub mod spool;
 pub mod store;
 #[cfg(feature = "testkit")]

@@ -58,6 +58,11 @@ fn offers_are_answered_or_refused() {
 }
 
 #[test]
+fn messages_are_read_or_left() {
+    fuzz("data");
+}
+
+#[test]
 fn manifests_are_read_or_refused() {
     fuzz("manifest");
 }

@@ -75,6 +75,13 @@ async fn calls_with_a_process_each_are_recorded_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn calls_of_a_service_are_recorded_whole() {
+    let report = record(plan(Mode::Service)).await;
+    assert_whole(&report);
+    assert_plausible(&report);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn calls_are_recorded_whole_without_a_server() {
     let sound = Sound { dtx: true, noise: None };
     let report = record(Plan { source: Source::Replay, ..plan(Mode::Pooled) }).await;

@@ -18,7 +18,7 @@ async fn record(impairment: Impairment, out: &Path) -> (RecordingResult, Manifes
     let credentials = Credentials::ApiKey { key: server.api_key().to_owned(), secret };
     let mut config = Config::new(server.url(), credentials, ROOM);
     config.out = out.to_owned();
-    config.stop.departure_timeout = Duration::from_secs(1);
+    config.life.stop.departure_timeout = Duration::from_secs(1);
     config.impairment = Some(impairment);
     let mut recording = Recorder::start(config);
     while recording.status().state == State::Starting {

@@ -51,6 +51,7 @@ fn packet(seq: u64, rtp: i64, size: usize) -> Packet {
         rtp: RtpTime(rtp),
         marker: false,
         payload: Bytes::from(payload),
+        undecryptable: false,
     }
 }
 

@@ -13,6 +13,8 @@ minio_version=v0.0.0-20260212201848-7aac2a2c5b7c
 minio_dir=$tools/minio-$minio_version
 azurite_version=3.35.0
 azurite_dir=$tools/azurite-$azurite_version
+helm_version=v3.22.0
+helm_dir=$tools/helm-$helm_version
 cargo_deny_version=0.20.2
 cargo_deny_dir=$tools/cargo-deny-$cargo_deny_version
 

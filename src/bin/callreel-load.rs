@@ -42,7 +42,7 @@ mod load {
         /// Sends packets straight to the recorder's sockets, without a server: for the limit of the recorder alone
         #[arg(long)]
         replay: bool,
-        /// One process for all calls, or a `callreel record` for each
+        /// One process for all calls, a `callreel record` for each, or one `callreel serve`
         #[arg(long, value_enum, default_value_t = ModeArg::Pooled)]
         mode: ModeArg,
         /// How many seconds are measured
@@ -87,6 +87,7 @@ mod load {
     enum ModeArg {
         Pooled,
         Process,
+        Service,
     }
 
     pub(super) fn main() -> ExitCode {
@@ -122,6 +123,7 @@ mod load {
             mode: match arguments.mode {
                 ModeArg::Pooled => Mode::Pooled,
                 ModeArg::Process => Mode::Process,
+                ModeArg::Service => Mode::Service,
             },
             recording: Recording {
                 outputs: arguments.outputs.clone(),

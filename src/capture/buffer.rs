@@ -26,6 +26,8 @@ pub(super) struct Entry {
     pub kind: Kind,
     pub codec: Codec,
     pub payload: Bytes,
+    /// The payload could not be decrypted.
+    pub undecryptable: bool,
     /// RTP timestamp, in samples at 48 kHz.
     pub rtp: i64,
     /// How long it lasts, in samples.
@@ -122,6 +124,7 @@ mod tests {
             kind: Kind::Audio,
             codec: Codec::Opus,
             payload: Bytes::from_static(b"abc"),
+            undecryptable: false,
             rtp: 0,
             samples: 960,
             arrival: 0.0,

@@ -27,6 +27,9 @@ pub struct CaptureConfig {
     pub start_lag: Duration,
     /// How long packets of a track are taken after it was unpublished: signalling may overtake media. Default 400 ms.
     pub linger: Duration,
+    /// How long packets are kept back, so that what they hold can still be [withheld](super::Capture::withhold_of). Default
+    /// none.
+    pub lookback: Duration,
     /// Most packets buffered a track. Default 4096: over ten seconds even at 2.5 ms a packet.
     pub max_packets: usize,
     /// Most payload bytes buffered a track. Default 1 MiB: sixteen seconds at the highest bitrate of Opus.
@@ -43,6 +46,7 @@ impl Default for CaptureConfig {
             quiet_lag: Duration::from_millis(500),
             start_lag: Duration::from_secs(1),
             linger: Duration::from_millis(400),
+            lookback: Duration::ZERO,
             max_packets: 4096,
             max_bytes: 1 << 20,
         }
@@ -61,6 +65,7 @@ impl CaptureConfig {
             ("quiet_lag", self.quiet_lag),
             ("start_lag", self.start_lag),
             ("linger", self.linger),
+            ("lookback", self.lookback),
         ];
         if let Some((name, value)) = waits.into_iter().find(|(_, value)| *value > longest) {
             return Err(CaptureError::TooLong { name, value, longest });

@@ -35,11 +35,13 @@ pub enum Reason {
     RecorderDown,
     /// The recording was paused.
     Withheld,
+    /// The packet arrived end-to-end encrypted, and no key opens it.
+    Undecryptable,
 }
 
 impl Reason {
     /// Every reason, in the order of the sums.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Received,
         Self::Recovered,
         Self::Concealed,
@@ -50,11 +52,12 @@ impl Reason {
         Self::Lost,
         Self::RecorderDown,
         Self::Withheld,
+        Self::Undecryptable,
     ];
 
     /// Whether audio that was spoken is missing there.
     pub fn degrades(self) -> bool {
-        matches!(self, Self::Lost | Self::RecorderDown)
+        matches!(self, Self::Lost | Self::RecorderDown | Self::Undecryptable)
     }
 }
 
@@ -82,6 +85,8 @@ pub struct Sums {
     pub recorder_down: u64,
     /// Samples [withheld](Reason::Withheld).
     pub withheld: u64,
+    /// Samples [undecryptable](Reason::Undecryptable).
+    pub undecryptable: u64,
 }
 
 impl Sums {
@@ -114,6 +119,7 @@ impl Sums {
             Reason::Lost => &mut self.lost,
             Reason::RecorderDown => &mut self.recorder_down,
             Reason::Withheld => &mut self.withheld,
+            Reason::Undecryptable => &mut self.undecryptable,
         }
     }
 }
@@ -154,6 +160,8 @@ pub struct Counters {
     pub packets_stray: u64,
     /// Packets withheld while the recording was paused.
     pub packets_withheld: u64,
+    /// Packets that arrived end-to-end encrypted, and no key opens.
+    pub packets_undecryptable: u64,
     /// Times the clock map broke and was laid anew: a new stream, a timestamp reset, collapsed time, a return from mute.
     pub re_anchors: u64,
     /// Of those, times the sender's clock had stood still while it did not send.

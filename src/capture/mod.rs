@@ -44,6 +44,7 @@
 //!         rtp: RtpTime(960 * i as i64),
 //!         marker: false,
 //!         payload: bytes::Bytes::from_static(&[0x78, 1, 2, 3]),
+//!         undecryptable: false,
 //!     };
 //!     let now = ClockTime::from_millis(500 + 20 * i as i64);
 //!     capture.packet(TrackKey(1), packet, now);
@@ -114,6 +115,8 @@ pub struct Packet {
     pub marker: bool,
     /// The codec's payload.
     pub payload: Bytes,
+    /// The payload could not be decrypted: it tells how long it lasts, and nothing else.
+    pub undecryptable: bool,
 }
 
 /// All tracks of one recording; see the [module](self).
@@ -204,6 +207,24 @@ impl Capture {
     /// A packet that reaches into the span is withheld whole. What is settled already stays settled.
     pub fn withhold(&mut self, from: MediaTime, to: MediaTime) {
         self.around.withheld.add(from, to);
+    }
+
+    /// As [`withhold`](Self::withhold), from here on until [`withhold_until`](Self::withhold_until) tells the end.
+    pub fn withhold_from(&mut self, from: MediaTime) {
+        self.around.withheld.set(true, from);
+    }
+
+    /// Ends what [`withhold_from`](Self::withhold_from) began.
+    pub fn withhold_until(&mut self, to: MediaTime) {
+        self.around.withheld.set(false, to);
+    }
+
+    /// As [`withhold`](Self::withhold), of one track. What is spoken is still to be withheld for as long as
+    /// [`lookback`](CaptureConfig::lookback).
+    pub fn withhold_of(&mut self, track: TrackKey, from: MediaTime, to: MediaTime) {
+        if let Some(track) = self.tracks.get_mut(&track) {
+            track.withhold(from, to);
+        }
     }
 
     /// Settles what can be settled at `now` and appends it to `out`; the stretches of one track are in order.

@@ -25,6 +25,10 @@ const SMALLEST_GAP: i64 = 120;
 const SLEW: f64 = 1.0 / 960.0;
 const SLEW_CONVERGING: f64 = 5.0 / 960.0;
 
+/// So long after a connection came back a track may be unheard that was spoken on all the time, until the server sends it
+/// anew: two seconds.
+const RESUBSCRIBED: i64 = 96_000;
+
 impl Track {
     /// Settles one packet or gives up one hole. `false` where something has to be waited for.
     pub(super) fn step(&mut self, context: &Context<'_>, force: bool, out: &mut Vec<Settled>) -> bool {
@@ -55,6 +59,7 @@ impl Track {
             _ => {}
         }
         match kind {
+            Kind::Audio if !waited(attended, config.lookback) => return false,
             Kind::Audio => match self.judge(context, force) {
                 Verdict::Wait => return false,
                 Verdict::Stands => self.place(context, out),
@@ -75,6 +80,11 @@ impl Track {
             Kind::Broken => self.skip(seq, true),
         }
         true
+    }
+
+    /// Whether any of `[start, end)` is withheld, of all tracks or of this one.
+    fn is_withheld(&self, start: MediaTime, end: MediaTime, context: &Context<'_>) -> bool {
+        context.withheld.touch(start, end) || self.withheld.touch(start, end)
     }
 
     /// Takes a packet out that has no place on the timeline.
@@ -156,9 +166,12 @@ impl Track {
         }
         self.started = true;
         let end = self.end_of(&entry, x);
-        if context.withheld.touch(self.settled, end) {
+        if self.is_withheld(self.settled, end, context) {
             self.ledger.counters.packets_withheld += 1;
             self.emit(end, Content::Silence(Silence::Withheld), Reason::Withheld, out);
+        } else if entry.undecryptable {
+            self.ledger.counters.packets_undecryptable += 1;
+            self.emit(end, Content::Silence(Silence::Undecryptable), Reason::Undecryptable, out);
         } else {
             let content = Content::Packet { codec: entry.codec, payload: entry.payload };
             self.emit(end, content, Reason::Received, out);
@@ -219,7 +232,10 @@ impl Track {
 
     /// The packet whose in-band FEC restores the time before it, if it is exactly one packet that is missing.
     fn fec_of(&self, entry: &Entry, start: MediaTime, context: &Context<'_>) -> Option<(i64, Bytes)> {
-        if self.missing_packets != 1 || context.withheld.touch(start, MediaTime(start.0 + entry.samples)) {
+        if self.missing_packets != 1
+            || entry.undecryptable
+            || self.is_withheld(start, MediaTime(start.0 + entry.samples), context)
+        {
             return None;
         }
         let restored = toc::in_band_fec(&entry.payload)?;
@@ -236,7 +252,7 @@ impl Track {
         out: &mut Vec<Settled>,
     ) {
         let length = end.0 - self.settled.0;
-        if context.withheld.touch(self.settled, end) {
+        if self.is_withheld(self.settled, end, context) {
             return;
         }
         // A stretch may be a sample or two off its nominal length.
@@ -315,25 +331,31 @@ impl Track {
         context: &Context<'_>,
         mut each: impl FnMut(MediaTime, Reason),
     ) {
-        let mut at = start;
+        let (mut at, mut deaf_until) = (start, start);
         while at < end {
             let (withheld, until_withheld) = context.withheld.at(at);
+            let (withheld_here, until_here) = self.withheld.at(at);
             let (recorder_down, until_recorder) = context.recorder_down.at(at);
             let (media_down, until_media) = context.media_down.at(at);
             let (muted, until_muted) = self.muted.at(at);
             let spoken = matches!(reason, Reason::SilentDtx | Reason::SilentSenderStopped);
-            let here = if withheld {
+            // A new stream after it, or a telephone, which sends all the time.
+            if media_down && reason == Reason::SilentSenderStopped {
+                deaf_until = MediaTime(until_media.0.saturating_add(RESUBSCRIBED));
+            }
+            let here = if withheld || withheld_here {
                 Reason::Withheld
             } else if recorder_down && (reason == Reason::Lost || unknown) {
                 Reason::RecorderDown
             } else if spoken && muted {
                 Reason::SilentMuted
-            } else if spoken && unknown && media_down {
+            } else if spoken && unknown && (media_down || at < deaf_until) {
                 Reason::Lost
             } else {
                 reason
             };
-            let until = until_withheld.min(until_recorder).min(until_media).min(until_muted).min(end);
+            let until = until_withheld.min(until_here).min(until_recorder).min(until_media).min(until_muted).min(end);
+            let until = if at < deaf_until { until.min(deaf_until) } else { until };
             each(until, here);
             at = until;
         }
@@ -349,6 +371,7 @@ fn silence(reason: Reason) -> Silence {
         Reason::SilentSenderStopped => Silence::SenderStopped,
         Reason::RecorderDown => Silence::RecorderDown,
         Reason::Withheld => Silence::Withheld,
+        Reason::Undecryptable => Silence::Undecryptable,
         Reason::Received | Reason::Recovered | Reason::Concealed | Reason::Lost => Silence::Lost,
     }
 }

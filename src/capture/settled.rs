@@ -78,4 +78,6 @@ pub enum Silence {
     RecorderDown,
     /// The recording was paused.
     Withheld,
+    /// The sound came end-to-end encrypted, and could not be decrypted.
+    Undecryptable,
 }

@@ -1,5 +1,7 @@
 //! Behaviour of a whole capture, one rule a test.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::*;
@@ -39,14 +41,19 @@ impl Call {
     }
 
     fn payload(&mut self, seq: u64, rtp: i64, millis: i64, payload: &'static [u8]) -> &mut Self {
+        self.of_stream(1, seq, rtp, millis, payload)
+    }
+
+    fn of_stream(&mut self, ssrc: u32, seq: u64, rtp: i64, millis: i64, payload: &'static [u8]) -> &mut Self {
         self.until(millis);
         let packet = Packet {
-            ssrc: 1,
+            ssrc,
             codec: Codec::Opus,
             seq: Seq(seq),
             rtp: RtpTime(rtp),
             marker: false,
             payload: Bytes::from_static(payload),
+            undecryptable: false,
         };
         self.capture.packet(TRACK, packet, ClockTime::from_millis(millis));
         self
@@ -280,6 +287,7 @@ fn blank_packets_of_the_server_lengthen_nothing() {
             rtp: RtpTime(99 * 960 + i * 250_000),
             marker: true,
             payload: Bytes::from(blank.clone()),
+            undecryptable: false,
         };
         call.capture.packet(TRACK, packet, ClockTime::from_millis(call.now));
     }
@@ -329,20 +337,27 @@ fn withheld_time_leaves_as_silence_whenever_it_arrives() {
 }
 
 #[test]
+fn one_track_is_withheld_as_far_back_as_it_is_kept_back() {
+    let config = CaptureConfig { lookback: Duration::from_millis(700), ..CaptureConfig::default() };
+    let mut call = Call::new(ParticipantKind::Sip);
+    call.capture = Capture::new(config).unwrap();
+    let spec = TrackSpec { kind: ParticipantKind::Sip, codec: Codec::Opus, muted: false };
+    call.capture.publish(TRACK, spec, ClockTime::ZERO);
+    call.capture.withhold_of(TrackKey(9), MediaTime::ZERO, MediaTime(4_000 * 48));
+    call.stream(0..150).until(4_000);
+    call.capture.withhold_of(TRACK, MediaTime(3_400 * 48), MediaTime(4_400 * 48));
+    let ledger = call.stream(150..250).finish(6_000);
+    let expected =
+        [(Reason::NotStarted, 1000), (Reason::Received, 2400), (Reason::Withheld, 1000), (Reason::Received, 1600)];
+    assert_eq!(rows(&ledger), expected);
+}
+
+#[test]
 fn a_new_stream_takes_over_at_its_arrival() {
     let mut call = Call::new(ParticipantKind::Standard);
     call.stream(0..100);
     for i in 0..100 {
-        call.until(3500 + i * 20);
-        let packet = Packet {
-            ssrc: 2,
-            codec: Codec::Opus,
-            seq: Seq(60_000 + i as u64),
-            rtp: RtpTime(4_000_000_000 + i * 960),
-            marker: false,
-            payload: Bytes::from_static(SPEECH),
-        };
-        call.capture.packet(TRACK, packet, ClockTime::from_millis(3500 + i * 20));
+        call.of_stream(2, 60_000 + i as u64, 4_000_000_000 + i * 960, 3500 + i * 20, SPEECH);
     }
     let ledger = call.finish(5500);
     assert_eq!(call.starts()[100], 3500);
@@ -377,6 +392,30 @@ fn silence_at_the_end_while_the_connection_was_down_is_loss() {
     let ledger = call.finish(5000);
     let expected =
         [(Reason::NotStarted, 1000), (Reason::Received, 2000), (Reason::Lost, 1000), (Reason::SilentDtx, 1000)];
+    assert_eq!(rows(&ledger), expected);
+}
+
+#[test]
+fn what_is_noticed_late_to_have_been_a_broken_connection_is_loss_from_the_break_on() {
+    let mut call = Call::new(ParticipantKind::Standard);
+    call.stream(0..100);
+    call.until(12_000).capture.media(false, ClockTime::from_millis(2_990));
+    let ledger = call.finish(20_000);
+    assert_eq!(ledger.sums.lost, 17_000 * 48, "{:?}", rows(&ledger));
+}
+
+#[test]
+fn until_the_server_sends_a_track_in_a_new_connection_it_is_lost() {
+    let mut call = Call::new(ParticipantKind::Standard);
+    call.stream(0..100);
+    call.capture.media(false, ClockTime::from_millis(3000));
+    call.until(3200).capture.media(true, ClockTime::from_millis(3200));
+    for i in 0..100 {
+        call.of_stream(2, 60_000 + i as u64, 4_000_000_000 + i * 960, 3500 + i * 20, SPEECH);
+    }
+    let ledger = call.finish(5500);
+    let expected =
+        [(Reason::NotStarted, 1000), (Reason::Received, 2000), (Reason::Lost, 500), (Reason::Received, 2000)];
     assert_eq!(rows(&ledger), expected);
 }
 
@@ -422,4 +461,34 @@ fn the_frontier_runs_without_anybody() {
     }
     assert_eq!(capture.advance(ClockTime::from_millis(10_000), &mut out), MediaTime(9000 * 48));
     assert!(out.is_empty());
+}
+
+#[test]
+fn what_cannot_be_decrypted_keeps_its_place_as_silence_of_its_own() {
+    let mut call = Call::new(ParticipantKind::Standard);
+    call.stream(0..50);
+    for i in 50..60 {
+        // All that is known of it is its first byte.
+        call.until(1000 + i * 20);
+        let packet = Packet {
+            ssrc: 1,
+            codec: Codec::Opus,
+            seq: Seq(i as u64),
+            rtp: RtpTime(i * 960),
+            marker: false,
+            payload: Bytes::copy_from_slice(&SPEECH[..1]),
+            undecryptable: true,
+        };
+        call.capture.packet(TRACK, packet, ClockTime::from_millis(call.now));
+    }
+    call.stream(60..100);
+    let ledger = call.finish(3000);
+    let expected =
+        [(Reason::NotStarted, 1000), (Reason::Received, 1000), (Reason::Undecryptable, 200), (Reason::Received, 800)];
+    assert_eq!(rows(&ledger), expected);
+    assert_eq!((ledger.counters.packets_undecryptable, ledger.sums.lost), (10, 0));
+    let silent =
+        call.settled.iter().filter(|stretch| matches!(stretch.content, Content::Silence(Silence::Undecryptable)));
+    assert_eq!(silent.count(), 10);
+    assert!(Reason::Undecryptable.degrades());
 }

@@ -104,6 +104,8 @@ pub(super) struct Track {
     pub streams: VecDeque<Stream>,
     pub next: Option<Next>,
     pub muted: Spans,
+    /// Of this track alone.
+    pub withheld: Spans,
     /// Muted, or the server put blank packets in, since the last packet: the server may have set the clock.
     pub after_mute: bool,
     /// The last thing that came was a blank packet.
@@ -141,6 +143,7 @@ impl Track {
             streams: VecDeque::new(),
             next: None,
             muted,
+            withheld: Spans::default(),
             after_mute: false,
             blank: false,
             broken: None,
@@ -192,6 +195,7 @@ impl Track {
             rtp: in_samples(packet.rtp, packet.codec),
             samples,
             payload: packet.payload,
+            undecryptable: packet.undecryptable,
             arrival: arrival.0 as f64 * (f64::from(SAMPLE_RATE) / 1e9),
             attended,
         };
@@ -281,6 +285,10 @@ impl Track {
         self.after_mute |= muted;
     }
 
+    pub fn withhold(&mut self, from: MediaTime, to: MediaTime) {
+        self.withheld.add(from, to);
+    }
+
     pub fn unpublish(&mut self, at: MediaTime, attended: i64) {
         self.ended.get_or_insert((at, attended));
     }
@@ -308,6 +316,7 @@ impl Track {
             self.rest(context, out);
         }
         self.muted.forget(self.ledger.end);
+        self.withheld.forget(self.ledger.end);
     }
 
     /// Ends the track: at its unpublication, at `end`, or with its last packet, whichever is latest.
@@ -327,7 +336,7 @@ impl Track {
     /// Settles silence behind the clock where nobody is waited for.
     fn rest(&mut self, context: &Context<'_>, out: &mut Vec<Settled>) {
         let config = context.config;
-        let lag = if self.started { config.quiet_lag } else { config.start_lag };
+        let lag = if self.started { config.quiet_lag } else { config.start_lag }.max(config.lookback);
         let waited = !self.started
             || (self.blank && self.muted.is_open())
             || context.attended - self.last_heard >= nanos(config.patience);

@@ -1,12 +1,18 @@
 //! The command line: one file a command.
 
+mod catalog;
 mod check;
+mod config;
 mod decrypt;
+mod e2ee;
+mod engine;
 mod inspect;
+mod life;
 mod logging;
 mod progress;
 mod record;
 mod recover;
+mod serve;
 
 use std::process::ExitCode;
 
@@ -27,6 +33,10 @@ struct Cli {
 enum Command {
     /// Record one room until its call is over.
     Record(Box<record::Args>),
+    /// Record every room that a LiveKit server tells of; list, play and delete recordings.
+    Serve(Box<serve::Args>),
+    /// Print what is configured for `serve`, and who says so.
+    Config(Box<config::Args>),
     /// End recordings whose process died.
     Recover(recover::Args),
     /// Try what a recording needs, and say what works.
@@ -35,16 +45,21 @@ enum Command {
     Inspect(inspect::Args),
     /// Decrypt a recording that was encrypted to a key of yours.
     Decrypt(decrypt::Args),
+    /// Look after a catalogue of recordings.
+    Catalog(catalog::Args),
 }
 
 /// Runs the command line of this process and gives its exit code.
 pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Record(args) => record::run(*args),
+        Command::Serve(args) => serve::run(*args),
+        Command::Config(args) => config::run(*args),
         Command::Recover(args) => recover::run(&args),
         Command::Check(args) => check::run(args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Decrypt(args) => decrypt::run(&args),
+        Command::Catalog(args) => catalog::run(args),
     }
 }
 

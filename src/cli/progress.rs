@@ -39,6 +39,7 @@ fn line(status: &Status) -> String {
     let state = match status.state {
         State::Starting => "joining",
         State::Active => "● rec",
+        State::Paused => "paused",
         State::Stopping => "finishing",
         State::Ready => "ready",
         State::Failed => "failed",

@@ -1,5 +1,6 @@
 //! `callreel record`: one call, one process, one result line.
 
+use std::io::{self, Write};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,14 +12,18 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::analysis::AnalysisConfig;
 use crate::config::{
-    Config, ConfigError, ConfigFile, NameTemplate, OutputKind, SideRule, SideRules, destination, duration, recipients,
+    Config, ConfigError, ConfigFile, NameTemplate, OutputKind, ParticipantRule, SideRules, destination, duration,
+    recipients,
 };
 use crate::encode::{EncodeError, FrameDuration, OpusConfig};
 use crate::mix::Mixing;
-use crate::recording::{Recorder, RecordingHandle, RecordingResult, StopReason};
-use crate::room::{Credentials, TransportPolicy};
+use crate::recording::{PauseOrder, Recorder, RecordingHandle, RecordingResult, StopReason};
+use crate::room::{Credentials, RoomMovedPolicy, TransportPolicy};
 
 use super::BAD_USAGE;
+use super::e2ee::E2eeArgs;
+use super::engine::EngineArgs;
+use super::life::LifeArgs;
 use super::logging::{self, LogFormat};
 use super::progress;
 
@@ -32,8 +37,10 @@ Exit codes:
   2             bad usage: the command line or a setting makes no sense
   3  degraded   there is a recording, and it lacks something; the reasons say what
   4  empty      nobody was there to be heard
+  5  blocked    nothing was kept: the consent that --consent asks for never came
 
-SIGINT and SIGTERM finish the recording; a second one gives up the wait for it.";
+SIGINT and SIGTERM finish the recording; a second one gives up the wait for it.
+SIGUSR1 pauses it, SIGUSR2 lets it go on.";
 
 /// Flags of `callreel record`.
 #[derive(Debug, clap::Args)]
@@ -42,12 +49,13 @@ pub struct Args {
     /// A YAML file; flags and the environment go before it
     #[arg(long, env = "CONFIG_FILE", value_name = "FILE")]
     config: Option<PathBuf>,
-    /// LiveKit server, as ws://, wss://, http:// or https://
-    #[arg(long, env = "LIVEKIT_URL", value_name = "URL")]
-    url: Option<String>,
+    /// LiveKit server, as ws://, wss://, http:// or https://; further ones, with commas or flags, are tried where it cannot
+    /// be used
+    #[arg(long, env = "LIVEKIT_URL", value_name = "URL", value_delimiter = ',')]
+    url: Vec<String>,
     /// LiveKit server; used where LIVEKIT_URL is not set
-    #[arg(long, env = "LIVEKIT_HOST", value_name = "URL", hide = true)]
-    host: Option<String>,
+    #[arg(long, env = "LIVEKIT_HOST", value_name = "URL", value_delimiter = ',', hide = true)]
+    host: Vec<String>,
     /// API key of the server
     #[arg(long, env = "LIVEKIT_API_KEY", value_name = "KEY")]
     api_key: Option<String>,
@@ -79,6 +87,8 @@ pub struct Args {
     /// A file of such keys, one a line
     #[arg(long, env = "ENCRYPT_TO_FILE", value_name = "FILE")]
     encrypt_to_file: Option<PathBuf>,
+    #[command(flatten)]
+    e2ee: E2eeArgs,
     /// The directory for journals, from which a recording is ended if this process dies, and for files on their way into
     /// a store [default: .spool in the directory for the recording, or in ./recordings]
     #[arg(long, env = "CALLREEL_SPOOL", value_name = "DIR")]
@@ -96,9 +106,8 @@ pub struct Args {
     /// The same, as deployed systems call it
     #[arg(long, env = "FILE_PATH", value_name = "TEMPLATE", hide = true)]
     file_path: Option<String>,
-    /// The container
-    #[arg(long, env = "CALLREEL_FORMAT", value_enum, default_value = "ogg", ignore_case = true)]
-    format: Format,
+    #[command(flatten)]
+    engine: EngineArgs,
     /// Which files to make, with commas between: mix (everybody in one), dual (two sides, a channel each), tracks (one a
     /// participant)
     #[arg(long, env = "CALLREEL_OUTPUTS", value_name = "KINDS", value_delimiter = ',', default_value = "mix")]
@@ -126,12 +135,8 @@ pub struct Args {
     /// The recording's id [default: a new one]
     #[arg(long, env = "CALLREEL_RECORDING_ID", value_name = "ID")]
     recording_id: Option<String>,
-    /// The longest recording, such as 90s, 45m or 4h [default: none]
-    #[arg(long, env = "CALLREEL_MAX_DURATION", value_name = "TIME", value_parser = duration)]
-    max_duration: Option<Duration>,
-    /// How long the room may be without people before the recording ends
-    #[arg(long, env = "CALLREEL_DEPARTURE_TIMEOUT", value_name = "TIME", value_parser = duration, default_value = "10s")]
-    departure_timeout: Duration,
+    #[command(flatten)]
+    life: LifeArgs,
     /// Bits a second of the mix [default: 32000 a channel]; dual and tracks take as much for each voice they encode
     #[arg(long, env = "CALLREEL_BITRATE", value_name = "BITS")]
     bitrate: Option<u32>,
@@ -150,20 +155,15 @@ pub struct Args {
     /// Do not measure the mix's loudness
     #[arg(long, env = "CALLREEL_NO_LOUDNESS", value_parser = FalseyValueParser::new())]
     no_loudness: bool,
+    /// What to do when the server moves the recorder to another room
+    #[arg(long, env = "CALLREEL_ROOM_MOVED", value_enum, default_value = "stop")]
+    room_moved: RoomMovedArg,
     /// How audio may reach the recorder
     #[arg(long, env = "CALLREEL_TRANSPORT", value_enum, default_value = "auto")]
     transport: TransportArg,
     /// How log lines look
     #[arg(long, env = "CALLREEL_LOG_FORMAT", value_enum, default_value = "text")]
     log_format: LogFormat,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Format {
-    Ogg,
-    Mp4,
-    Webm,
-    Mp3,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -175,17 +175,28 @@ enum MixingArg {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum RoomMovedArg {
+    /// Another room is another call
+    Stop,
+    /// Go on with whoever is there
+    Follow,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum TransportArg {
-    /// UDP, and TCP where that fails
+    /// UDP, TCP where that fails, and a relay that the server names where both fail
     Auto,
     Udp,
     Tcp,
+    /// A relay only
+    Relay,
 }
 
 /// Records one call as `args` say.
 pub fn run(args: Args) -> ExitCode {
     let quiet = progress::wanted() && args.log_format == LogFormat::Text;
     logging::start(args.log_format, if quiet { "warn" } else { "info" });
+    let drain = args.life.drain;
     let config = match args.into_config().and_then(|config| config.validate().map(|()| config)) {
         Ok(config) => config,
         Err(error) => {
@@ -194,23 +205,24 @@ pub fn run(args: Args) -> ExitCode {
         }
     };
     let result = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(record(config, quiet)),
+        Ok(runtime) => runtime.block_on(record(config, drain, quiet)),
         Err(error) => {
             eprintln!("error: no runtime: {error}");
             return ExitCode::FAILURE;
         }
     };
+    // Whoever does not listen any more has no say in how it went.
     for reason in &result.reasons {
-        eprintln!("{}: {reason}", result.outcome);
+        let _ = writeln!(io::stderr(), "{}: {reason}", result.outcome);
     }
-    println!("{}", serde_json::to_string(&result).expect("plain data becomes JSON"));
+    let _ = writeln!(io::stdout(), "{}", serde_json::to_string(&result).expect("plain data becomes JSON"));
     ExitCode::from(result.outcome.exit_code())
 }
 
-async fn record(config: Config, quiet: bool) -> RecordingResult {
+async fn record(config: Config, drain: Option<Duration>, quiet: bool) -> RecordingResult {
     Recorder::threads(NonZeroUsize::MIN);
     let handle = Recorder::start(config);
-    let signals = tokio::spawn(stop_on_signal(handle.clone()));
+    let signals = tokio::spawn(obey_signals(handle.clone(), drain));
     let progress = quiet.then(|| tokio::spawn(progress::show(handle.clone())));
     let result = handle.wait().await;
     signals.abort();
@@ -221,8 +233,14 @@ async fn record(config: Config, quiet: bool) -> RecordingResult {
     result
 }
 
-async fn stop_on_signal(handle: RecordingHandle) {
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+/// Who pauses by a signal, for the manifest.
+const BY_SIGNAL: &str = "signal";
+
+async fn obey_signals(handle: RecordingHandle, drain: Option<Duration>) {
+    let [interrupt, terminate, pause, resume] =
+        [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::user_defined1(), SignalKind::user_defined2()]
+            .map(signal);
+    let (Ok(mut interrupt), Ok(mut terminate), Ok(mut pause), Ok(mut resume)) = (interrupt, terminate, pause, resume)
     else {
         tracing::warn!("signals cannot be caught here; they end the process at once");
         return;
@@ -232,13 +250,24 @@ async fn stop_on_signal(handle: RecordingHandle) {
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
+            _ = pause.recv() => {
+                handle.pause(PauseOrder { by: BY_SIGNAL.into(), ..PauseOrder::default() });
+                continue;
+            }
+            _ = resume.recv() => {
+                handle.resume(BY_SIGNAL);
+                continue;
+            }
         }
         if asked {
             eprintln!("gave up waiting; what was written stays in the .part file");
             std::process::exit(i32::from(crate::recording::Outcome::Failed.exit_code()));
         }
         asked = true;
-        handle.stop_because(StopReason::Signal);
+        match drain {
+            Some(within) => handle.stop_within(StopReason::Signal, within),
+            None => handle.stop_because(StopReason::Signal),
+        }
     }
 }
 
@@ -247,8 +276,10 @@ impl Args {
         let environment = |name: &str| std::env::var(name).ok();
         let file = self.config.as_deref().map(|path| ConfigFile::read(path, &environment)).transpose()?;
         let file = file.unwrap_or_default();
-        let url = self.url.or(self.host).or_else(|| file.livekit_host.clone());
-        let url = url.ok_or(ConfigError::Missing { key: "url", hint: "--url or LIVEKIT_URL" })?;
+        let in_file = file.livekit_host.iter().flat_map(|hosts| hosts.split(','));
+        let urls = [self.url, self.host, in_file.map(|host| host.trim().to_owned()).collect()];
+        let mut urls = urls.into_iter().find(|urls| !urls.is_empty()).unwrap_or_default().into_iter();
+        let url = urls.next().ok_or(ConfigError::Missing { key: "url", hint: "--url or LIVEKIT_URL" })?;
         let (api_key, api_secret) = match (self.api_key, self.api_secret) {
             (None, None) => {
                 let secret = file.livekit_api_secret.as_ref().map(|secret| secret.expose().to_owned());
@@ -272,17 +303,21 @@ impl Args {
                 });
             }
         };
-        if self.format != Format::Ogg {
-            return Err(ConfigError::NotAvailable { what: format!("format: {:?}", self.format).to_lowercase() });
-        }
         let mut config = Config::new(url, credentials, self.room.unwrap_or_default());
+        config.fallback_urls = urls.collect();
+        config.room_moved = match self.room_moved {
+            RoomMovedArg::Stop => RoomMovedPolicy::Stop,
+            RoomMovedArg::Follow => RoomMovedPolicy::Follow,
+        };
         config.identity = self.identity;
+        self.engine.apply(&mut config, &file)?;
         let to = destination(self.out.as_deref(), &file, &environment)?;
         config.out = to.dir;
         config.store = to.store;
         config.upload.tail_every = Some(self.tail_every).filter(|every| !every.is_zero());
         config.upload.patience = self.upload_patience;
         config.encryption = recipients(&self.encrypt_to, self.encrypt_to_file.as_deref(), &file)?;
+        config.e2ee = self.e2ee.keys(&file)?;
         config.spool = self.spool;
         config.grace = self.grace;
         config.keep_spool = self.keep_spool;
@@ -296,7 +331,8 @@ impl Args {
             MixingArg::Auto => Mixing::Auto,
             MixingArg::Transcode => Mixing::Transcode,
         };
-        let rules = |rules: &[String]| rules.iter().map(|rule| rule.parse()).collect::<Result<Vec<SideRule>, _>>();
+        let rules =
+            |rules: &[String]| rules.iter().map(|rule| rule.parse()).collect::<Result<Vec<ParticipantRule>, _>>();
         config.sides = SideRules { left: rules(&self.left)?, right: rules(&self.right)? };
         config.gains = self.gain.iter().map(|gain| gain_of(gain)).collect::<Result<_, _>>()?;
         config.target_lufs = self.target_lufs;
@@ -305,12 +341,12 @@ impl Args {
         if let Some(id) = self.recording_id {
             config.recording_id = id;
         }
-        config.stop.max_duration = self.max_duration;
-        config.stop.departure_timeout = self.departure_timeout;
+        self.life.apply(&mut config)?;
         config.transport = match self.transport {
             TransportArg::Auto => TransportPolicy::Auto,
             TransportArg::Udp => TransportPolicy::Udp,
             TransportArg::Tcp => TransportPolicy::Tcp,
+            TransportArg::Relay => TransportPolicy::Relay,
         };
         let opus = |error: EncodeError| ConfigError::Invalid { key: "opus", why: error.to_string() };
         let frame = FrameDuration::try_from(self.frame_ms).map_err(opus)?;

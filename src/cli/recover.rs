@@ -8,7 +8,9 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{ConfigError, ConfigFile, default_spool, destination, duration};
-use crate::recording::{RecordingResult, Recovered, recover, recover_from_store};
+use crate::egress::EgressClient;
+use crate::recording::{LeftEgress, RecordingResult, RecoverError, Recovered, recover, recover_from_store};
+use crate::room::Credentials;
 use crate::store::{LocalConfig, Store, StoreConfig, StoreError};
 
 use super::BAD_USAGE;
@@ -35,6 +37,18 @@ pub struct Args {
     /// The directory or store for recordings, as `record` has it; the environment gives a store's credentials
     #[arg(long, env = "CALLREEL_OUT", value_name = "DIR-OR-URL")]
     out: Option<String>,
+    /// The LiveKit server whose egresses may have to be stopped
+    #[arg(long, env = "LIVEKIT_URL", value_name = "URL")]
+    url: Option<String>,
+    /// LiveKit server; used where LIVEKIT_URL is not set
+    #[arg(long, env = "LIVEKIT_HOST", value_name = "URL", hide = true)]
+    host: Option<String>,
+    /// API key of the server
+    #[arg(long, env = "LIVEKIT_API_KEY", value_name = "KEY")]
+    api_key: Option<String>,
+    /// API secret of the server
+    #[arg(long, env = "LIVEKIT_API_SECRET", value_name = "SECRET", hide_env_values = true)]
+    api_secret: Option<String>,
     /// Also finish what recorders have left in this store and no longer go on with, as their leases tell
     #[arg(long, value_name = "URL")]
     from_store: Option<String>,
@@ -49,6 +63,16 @@ pub struct Args {
     log_format: LogFormat,
 }
 
+impl Args {
+    fn livekit(&self, file: &ConfigFile) -> Option<(String, Credentials)> {
+        let url = self.url.clone().or(self.host.clone()).or_else(|| file.livekit_host.clone())?;
+        let key = self.api_key.clone().or_else(|| file.livekit_api_key.clone())?;
+        let of_file = || file.livekit_api_secret.as_ref().map(|secret| secret.expose().to_owned());
+        let secret = self.api_secret.clone().or_else(of_file)?;
+        Some((url, Credentials::ApiKey { key, secret }))
+    }
+}
+
 /// Ends what has to be ended.
 pub fn run(args: &Args) -> ExitCode {
     logging::start(args.log_format, "info");
@@ -58,9 +82,9 @@ pub fn run(args: &Args) -> ExitCode {
         let file = file.unwrap_or_default();
         let to = destination(args.out.as_deref().or(args.from_store.as_deref()), &file, &environment)?;
         let from = args.from_store.as_deref().map(|url| destination(Some(url), &file, &environment)).transpose()?;
-        Ok((to, from))
+        Ok((to, from, args.livekit(&file)))
     };
-    let (to, from) = match places() {
+    let (to, from, livekit) = match places() {
         Ok(places) => places,
         Err(error) => return bad_usage(&error),
     };
@@ -75,7 +99,7 @@ pub fn run(args: &Args) -> ExitCode {
     };
     runtime.block_on(async {
         let grace = args.grace.unwrap_or(if args.watch { GRACE } else { Duration::ZERO });
-        let mut job = match Job::new(spool, grace, to.store.as_ref(), from.as_ref()).await {
+        let mut job = match Job::new(spool, grace, to.store.as_ref(), from.as_ref(), livekit).await {
             Ok(job) => job,
             Err(error) => return bad_usage(&error),
         };
@@ -115,6 +139,8 @@ async fn watch(job: &mut Job) -> ExitCode {
 
 /// Where to look, and where to bring what is found.
 struct Job {
+    /// The LiveKit server whose egresses can be stopped.
+    livekit: Option<(String, Credentials)>,
     spool: PathBuf,
     grace: Duration,
     store: Option<Store>,
@@ -129,12 +155,13 @@ impl Job {
         grace: Duration,
         store: Option<&StoreConfig>,
         from: Option<&StoreConfig>,
+        livekit: Option<(String, Credentials)>,
     ) -> Result<Self, StoreError> {
         let open = async |config: Option<&StoreConfig>| match config {
             Some(config) => Store::open(config).await.map(Some),
             None => Ok(None),
         };
-        Ok(Self { spool, grace, store: open(store).await?, from: open(from).await?, told: BTreeSet::new() })
+        Ok(Self { spool, grace, store: open(store).await?, from: open(from).await?, told: BTreeSet::new(), livekit })
     }
 
     /// Looks once. Gives whether nothing is left to do.
@@ -158,8 +185,24 @@ impl Job {
         all_well
     }
 
+    /// Stops what may run of a recording, where that is at the server that is given.
+    async fn stop_egress(&self, left: LeftEgress) -> Result<Recovered, RecoverError> {
+        match &self.livekit {
+            Some((url, credentials)) if left.is_at(url) => left.stop(&EgressClient::new(url, credentials)).await,
+            _ => Ok(Recovered::EgressPending(Box::new(left))),
+        }
+    }
+
+    /// Says once why a recording cannot go anywhere.
+    fn tell(&mut self, id: String, why: &str) {
+        if !self.told.contains(&id) {
+            eprintln!("error: {id} {why}");
+        }
+        self.told.insert(id);
+    }
+
     async fn look_into_spool(&mut self) -> bool {
-        let recovered = match recover(&self.spool, None, self.grace) {
+        let recovered = match recover(&self.spool, &[], self.grace) {
             Ok(recovered) => recovered,
             Err(error) => {
                 eprintln!("error: cannot read {}: {error}", self.spool.display());
@@ -168,23 +211,28 @@ impl Job {
         };
         let mut all_well = true;
         for recording in recovered {
+            let recording = match recording {
+                Ok(Recovered::EgressPending(left)) => self.stop_egress(*left).await,
+                recording => recording.map_err(RecoverError::from),
+            };
             let done = match recording {
                 Ok(Recovered::Done(result)) => Ok(result),
                 Ok(Recovered::UploadPending(pending)) => match &self.store {
-                    Some(store) if pending.is_for(store) => {
-                        pending.upload(store).await.map_err(|error| error.to_string())
-                    }
+                    Some(store) if pending.is_for(store) => pending.upload(store).await,
                     _ => {
                         all_well = false;
                         let (id, store) = (pending.recording_id().to_owned(), pending.store.clone());
-                        if !self.told.contains(&id) {
-                            eprintln!("error: {id} belongs to {store}; give that as --out, with its credentials");
-                        }
-                        self.told.insert(id);
+                        self.tell(id, &format!("belongs to {store}; give that as --out, with its credentials"));
                         continue;
                     }
                 },
-                Err(error) => Err(error.to_string()),
+                Ok(Recovered::EgressPending(left)) => {
+                    all_well = false;
+                    let (id, server) = (left.recording_id().to_owned(), left.server().to_owned());
+                    self.tell(id, &format!("may have an egress at {server}; give that as --url, with its key"));
+                    continue;
+                }
+                Err(error) => Err(error),
             };
             match done {
                 Ok(result) => print(&result),

@@ -4,16 +4,22 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::ConfigError;
+use super::serve_file::{
+    AuthSection, CatalogSection, CorsSection, DownloadsSection, DrainSection, EngineSection, LimitsSection, Profile,
+    RecordingSection, RetentionSection, TlsSection, WebhooksSection,
+};
+use super::serve_rule::RuleSpec;
+use super::{ConfigError, E2ee};
 use crate::store::{
     AssumeRole, AzureConfig, Checksum, Encryption, GcsConfig, OssConfig, ProxyConfig, Retention, RetryConfig, S3Config,
     Secret, StoreConfig,
 };
 
 /// What a configuration file says. Flags and the environment say it louder.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ConfigFile {
     /// The LiveKit server.
@@ -26,7 +32,7 @@ pub struct ConfigFile {
     pub webhook_api_key: Option<String>,
     /// The service's port.
     pub listen_port: Option<Text>,
-    /// The layout of video; for the service.
+    /// The layout of video.
     pub layout: Option<String>,
     /// `MP4`, `WEBM` or `OGG`.
     pub file_type: Option<String>,
@@ -36,8 +42,48 @@ pub struct ConfigFile {
     pub encrypt_to: Option<Keys>,
     /// A file of such keys.
     pub encrypt_to_file: Option<PathBuf>,
+    /// The keys to end-to-end encrypted calls.
+    pub e2ee: Option<E2ee>,
     /// Where recordings go.
     pub storage: Storage,
+    /// The secret of `webhook_api_key`; that of `livekit_api_key` unless said.
+    pub webhook_api_secret: Option<Secret>,
+    /// Whether there is no picture. Said by nobody, the format decides.
+    pub audio_only: Option<bool>,
+    /// Where a workflow waits to hear of the end of a recording.
+    pub egress_webhook_url: Option<String>,
+    /// Which deployed system's defaults hold.
+    pub profile: Option<Profile>,
+    /// The service's address, `HOST:PORT`; goes before `listen_port`.
+    pub listen: Option<String>,
+    /// Whether rooms are recorded that no rule is about.
+    pub auto_record: Option<bool>,
+    /// The directory or store for recordings, as `--out` has it; goes before `storage`.
+    pub out: Option<String>,
+    /// The catalogue of recordings.
+    pub catalog: CatalogSection,
+    /// Who may do what.
+    pub auth: AuthSection,
+    /// Which rooms are recorded, and how: the first rule that fits.
+    pub rules: Vec<RuleSpec>,
+    /// Who is told what happens.
+    pub webhooks: WebhooksSection,
+    /// Where people get recordings from.
+    pub downloads: DownloadsSection,
+    /// How long recordings are kept.
+    pub retention: RetentionSection,
+    /// Who records.
+    pub engine: EngineSection,
+    /// How recordings are made, unless a rule says otherwise.
+    pub recording: RecordingSection,
+    /// Which web pages of other hosts may call the service.
+    pub cors: CorsSection,
+    /// The service's certificate.
+    pub tls: TlsSection,
+    /// What the service takes on.
+    pub limits: LimitsSection,
+    /// How the service ends.
+    pub drain: DrainSection,
 }
 
 /// Keys that people write as a list or as one text.
@@ -56,6 +102,22 @@ impl<'de> Deserialize<'de> for Keys {
             Either::List(keys) => keys,
             Either::Text(text) => vec![text],
         }))
+    }
+}
+
+impl Serialize for Keys {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl JsonSchema for Keys {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Keys".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})
     }
 }
 
@@ -78,8 +140,24 @@ impl<'de> Deserialize<'de> for Text {
     }
 }
 
+impl Serialize for Text {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl JsonSchema for Text {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Text".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": ["string", "integer"]})
+    }
+}
+
 /// Where recordings go: one of these.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Storage {
     /// S3 and its relatives.
@@ -93,7 +171,7 @@ pub struct Storage {
 }
 
 /// `storage.s3`
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[allow(missing_docs, reason = "as in S3Config")]
 pub struct S3 {
@@ -123,7 +201,7 @@ pub struct S3 {
 }
 
 /// `storage.azure`
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[allow(missing_docs, reason = "as in AzureConfig")]
 pub struct Azure {
@@ -136,7 +214,7 @@ pub struct Azure {
 }
 
 /// `storage.gcp`
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[allow(missing_docs, reason = "as in GcsConfig")]
 pub struct Gcp {
@@ -147,7 +225,7 @@ pub struct Gcp {
 }
 
 /// `storage.alioss`
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[allow(missing_docs, reason = "as in OssConfig")]
 pub struct AliOss {
@@ -171,6 +249,24 @@ impl<'de> Deserialize<'de> for Time {
     }
 }
 
+impl Serialize for Time {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let millis = self.0.as_millis();
+        let text = if millis.is_multiple_of(1_000) { format!("{}s", millis / 1_000) } else { format!("{millis}ms") };
+        serializer.serialize_str(&text)
+    }
+}
+
+impl JsonSchema for Time {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Time".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "string", "pattern": "^[0-9]+(ms|s|m|h)?$", "description": "Such as 500ms, 90s, 45m or 4h."})
+    }
+}
+
 impl ConfigFile {
     /// Reads a file.
     ///
@@ -183,13 +279,36 @@ impl ConfigFile {
         Self::parse(&text, env).map_err(invalid)
     }
 
-    fn parse(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, String> {
-        let expanded = expand(text, env)?;
-        if expanded.trim().is_empty() {
-            return Ok(Self::default());
-        }
-        serde_saphyr::from_str(&expanded).map_err(|error| error.to_string())
+    /// Reads a file as its keys and values, once it is known to be one.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub(super) fn document(
+        path: &Path,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<serde_json::Value, ConfigError> {
+        let invalid = |why: String| ConfigError::Invalid { key: "config", why: format!("{}: {why}", path.display()) };
+        let text = std::fs::read_to_string(path).map_err(|error| invalid(error.to_string()))?;
+        Self::parse(&text, env).map_err(invalid)?;
+        parse_as::<Option<serde_json::Value>>(&text, env).map_err(invalid).map(Option::unwrap_or_default)
     }
+
+    pub(crate) fn parse(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, String> {
+        parse_as::<Option<Self>>(text, env).map(Option::unwrap_or_default)
+    }
+}
+
+fn parse_as<T: Default + serde::de::DeserializeOwned>(
+    text: &str,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<T, String> {
+    let expanded = expand(text, env)?;
+    if expanded.text.trim().is_empty() {
+        return Ok(T::default());
+    }
+    // An excerpt would show the values of variables, which are secrets, and the secrets beside what is wrong.
+    let options = serde_saphyr::options! { with_snippet: false };
+    serde_saphyr::from_str_with_options(&expanded.text, options).map_err(|error| explain(&error, text, &expanded))
 }
 
 impl Storage {
@@ -269,9 +388,33 @@ impl From<AliOss> for StoreConfig {
     }
 }
 
+/// A file whose variables have become their values.
+#[derive(Default)]
+struct Expanded {
+    text: String,
+    values: Vec<String>,
+}
+
+/// What is wrong where, without the value of any variable: what it was taken for is of the variable's own words.
+fn explain(error: &serde_saphyr::Error, written: &str, expanded: &Expanded) -> String {
+    let message = error.to_string();
+    let place = error.location().and_then(|place| Some((place, written.lines().nth(place.line() as usize - 1)?)));
+    let is_written = |line: &str| match error.without_snippet() {
+        serde_saphyr::Error::SerdeUnknownField { field, .. } => line.contains(field.as_str()),
+        _ => !line.contains("${"),
+    };
+    let is_telling = expanded.values.iter().any(|value| !value.is_empty() && message.contains(value.as_str()));
+    match place {
+        _ if expanded.values.is_empty() => message,
+        Some((_, line)) if is_written(line) && !is_telling => message,
+        Some((place, _)) => format!("line {}: the value of a variable does not fit there", place.line()),
+        None => "the value of a variable does not fit where it stands".into(),
+    }
+}
+
 /// Puts values of variables in the place of `${NAME}`; `$${` is a dollar sign and a brace.
-fn expand(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
-    let mut expanded = String::new();
+fn expand(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Expanded, String> {
+    let Expanded { text: mut expanded, mut values } = Expanded::default();
     for (number, line) in text.split_inclusive('\n').enumerate() {
         let number = number + 1;
         let mut rest = line;
@@ -299,11 +442,12 @@ fn expand(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<String, St
             }
             expanded.push_str(&rest[..at]);
             expanded.push_str(&value);
+            values.push(value);
             rest = &rest[at + end + 1..];
         }
         expanded.push_str(rest);
     }
-    Ok(expanded)
+    Ok(Expanded { text: expanded, values })
 }
 
 #[cfg(test)]
@@ -367,6 +511,51 @@ storage:
         let both = parse("storage: {s3: {bucket: a}, gcp: {bucket: b}}\n").unwrap();
         assert!(both.storage.store().unwrap_err().to_string().contains("Only one storage provider can be configured"));
         assert!(parse("storage: {s3: {bucket: a, max_retry_delay: soon}}\n").is_err());
+    }
+
+    #[test]
+    fn no_secret_is_in_what_is_said_of_a_mistake() {
+        let values = [
+            "s3cr3t",
+            "12345",
+            "[s3cr3t",
+            "s3cr3t: x",
+            "*s3cr3t",
+            "!s3cr3t",
+            "\"s3cr3t",
+            "x, s3cr3t: y",
+            "{s3cr3t: 1}",
+        ];
+        for value in values {
+            for text in [
+                "livekit_hots: x\nlivekit_api_secret: ${V}\n",
+                "livekit_api_secret: \"${V}\"\nlivekit_hots: x\n",
+                "livekit_hots: ${V}\n",
+                "livekit_api_secret: [${V}]\n",
+                "livekit_api_secret: {a: ${V}}\n",
+                "storage: {s3: {secret: ${V}, max_retries: ${V}, bucket: b, checksum: ${V}}}\n",
+                "storage:\n  s3:\n    secret: ${V}\n    max_retries: ${V}\n",
+                "storage:\n  s3: {checksum:\n    ${V}}\n",
+                "storage:\n  s3: {path_style: ${V}, max_retry_delay: ${V}}\n",
+                "storage:\n  s3:\n    max_retry_delay: ${V}\n",
+                "e2ee: {key_index: ${V}}\n",
+                "e2ee: ${V}\n",
+                "listen_port: [${V}]\n",
+            ] {
+                let parsed = ConfigFile::parse(text, &|_| Some(value.to_owned()));
+                let Err(error) = parsed else { continue };
+                assert!(!error.contains("s3cr3t") && !error.contains("12345"), "{text} {error}");
+            }
+        }
+        // Written into the file itself, too.
+        for text in ["livekit_api_secret: 12345\nlivekit_hots: x\n", "livekit_api_secret: [12345]\n", "e2ee: 12345\n"] {
+            let error = parse(text).unwrap_err();
+            assert!(!error.contains("12345"), "{error}");
+        }
+        let mistyped = parse("livekit_host: x\nlivekit_api_secrt: ${SECRET}\n").unwrap_err();
+        assert!(mistyped.contains("livekit_api_secrt") && mistyped.contains("line 2"), "{mistyped}");
+        let unfit = parse("\nstorage: {s3: {max_retries: \"${SECRET}\"}}\n").unwrap_err();
+        assert!(unfit.contains("line 2"), "{unfit}");
     }
 
     #[test]

@@ -1,9 +1,15 @@
 //! What to record and how: one typed [`Config`], checked before anything starts.
 
+mod e2ee;
 mod encryption;
+mod engine;
 mod file;
 mod name;
-mod side;
+mod rule;
+mod serve;
+mod serve_env;
+mod serve_file;
+mod serve_rule;
 mod storage;
 
 use std::collections::BTreeMap;
@@ -17,18 +23,30 @@ use serde::{Deserialize, Serialize};
 
 use crate::analysis::AnalysisConfig;
 use crate::capture::CaptureConfig;
+use crate::e2ee::E2eeConfig;
+use crate::egress::FileFormat;
 use crate::encode::OpusConfig;
 use crate::mix::Mixing;
-use crate::recording::StopPolicy;
-use crate::room::{Credentials, TransportPolicy};
+use crate::recording::{DtmfPolicy, LifePolicy};
+use crate::room::{Credentials, RoomMovedPolicy, TransportPolicy};
 use crate::seal::Recipients;
 use crate::store::StoreConfig;
 use crate::upload::UploadConfig;
 
+pub use e2ee::{E2ee, participant_key};
 pub use encryption::recipients;
+pub use engine::{Engine, Fallback, Picture};
 pub use file::{AliOss, Azure, ConfigFile, Gcp, Keys, S3, Storage, Text, Time};
 pub use name::{NameError, NameTemplate, NameValues};
-pub use side::{SideRule, SideRules};
+pub use rule::{ParticipantRule, SideRules, TrackFilter, TrackRule};
+pub use serve::{LONGEST_RETENTION, ServeConfig, ServeFlags, Setting};
+pub use serve_env::{Source, Sources};
+pub use serve_file::{
+    ApiKeySpec, AuthSection, CatalogSection, CorsSection, DownloadsSection, DrainSection, EngineSection, EngineWord,
+    FallbackWord, LimitsSection, PictureWord, Profile, RecordingSection, RetentionSection, ScopeWord, TlsSection,
+    WebhookEndpoint, WebhookFormat, WebhooksSection,
+};
+pub use serve_rule::{AttributeSpec, RuleSpec};
 pub use storage::{Destination, destination};
 
 pub(crate) use name::safe_in_name;
@@ -50,6 +68,8 @@ pub(crate) use name::safe_in_name;
 pub struct Config {
     /// The LiveKit server: `ws://`, `wss://`, `http://` or `https://`.
     pub url: String,
+    /// Servers that lead to the same rooms, tried in this order where that one cannot be used. Default: none.
+    pub fallback_urls: Vec<String>,
     /// How to get in.
     pub credentials: Credentials,
     /// The room to record.
@@ -68,11 +88,16 @@ pub struct Config {
     pub upload: UploadConfig,
     /// To whom the sound, and what is found out about it, is encrypted before it reaches a disk. Default: nobody, it is plain.
     pub encryption: Recipients,
+    /// The keys to a call that is encrypted from end to end. Default: none, such a call cannot be recorded.
+    pub e2ee: E2eeConfig,
     /// The directory for journals, and for files on their way into a store. Default: `.spool` in the directory for the
     /// files.
     pub spool: Option<PathBuf>,
     /// How long the spool keeps the files of a recording after its store has them. Not at all by default.
     pub keep_spool: Duration,
+    /// Whether this process ends recordings in the spool whose process died, beside this one. It does by default; a service that
+    /// does so for all its recordings does not want each of them to.
+    pub recovers_others: bool,
     /// How long recordings in the spool whose process died are left to a process of the same id that goes on with them, before
     /// this one ends them. 30 s by default.
     pub grace: Duration,
@@ -95,8 +120,24 @@ pub struct Config {
     pub analysis: AnalysisConfig,
     /// How packets are waited for.
     pub capture: CaptureConfig,
-    /// When it stops by itself.
-    pub stop: StopPolicy,
+    /// Which tracks are recorded. Default: all.
+    pub tracks: TrackFilter,
+    /// When it stops by itself, what it needs to begin, who may pause it.
+    pub life: LifePolicy,
+    /// What is done about keys that are pressed on a telephone. Default: nothing.
+    pub dtmf: DtmfPolicy,
+    /// After how long a leg is missed from which nothing comes. Default 10 s; never where there is none.
+    pub leg_silent_after: Option<Duration>,
+    /// What to do when the server moves the recorder to another room. Default: end.
+    pub room_moved: RoomMovedPolicy,
+    /// Who records. Default: LiveKit Egress where there is to be a picture, else callreel's own bot.
+    pub engine: Engine,
+    /// What stands in where callreel's own bot cannot join, or has lost the call for good. Default: nothing.
+    pub fallback: Option<Fallback>,
+    /// The picture. Default: none, sound alone.
+    pub picture: Option<Picture>,
+    /// The container. Default Ogg, the only one of callreel's own bot.
+    pub format: FileFormat,
     /// How media may reach the recorder. Default: UDP, and TCP where that fails.
     pub transport: TransportPolicy,
     /// What goes wrong at the recorder's own socket.
@@ -105,7 +146,20 @@ pub struct Config {
 }
 
 /// A kind of file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    schemars::JsonSchema,
+    utoipa::ToSchema,
+)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum OutputKind {
@@ -167,6 +221,16 @@ pub enum ConfigError {
         /// What is wrong with it.
         why: String,
     },
+    /// A value of a file, a variable or a flag makes no sense.
+    #[error("{key}: {why} (from {source_name})")]
+    Setting {
+        /// The value's place in the configuration.
+        key: String,
+        /// Where it comes from.
+        source_name: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// A value that has a meaning, which this version does not implement.
     #[error("{what} is not available yet")]
     NotAvailable {
@@ -180,6 +244,7 @@ impl Config {
     pub fn new(url: impl Into<String>, credentials: Credentials, room: impl Into<String>) -> Self {
         Self {
             url: url.into(),
+            fallback_urls: Vec::new(),
             credentials,
             room: room.into(),
             identity: None,
@@ -189,8 +254,10 @@ impl Config {
             store: None,
             upload: UploadConfig::default(),
             encryption: Recipients::default(),
+            e2ee: E2eeConfig::default(),
             spool: None,
             keep_spool: Duration::ZERO,
+            recovers_others: true,
             grace: Duration::from_secs(30),
             name: default_name(),
             outputs: vec![OutputKind::Mix],
@@ -201,7 +268,15 @@ impl Config {
             target_lufs: None,
             analysis: AnalysisConfig::default(),
             capture: CaptureConfig::default(),
-            stop: StopPolicy::default(),
+            tracks: TrackFilter::default(),
+            life: LifePolicy::default(),
+            dtmf: DtmfPolicy::default(),
+            leg_silent_after: Some(Duration::from_secs(10)),
+            room_moved: RoomMovedPolicy::default(),
+            engine: Engine::default(),
+            fallback: None,
+            picture: None,
+            format: FileFormat::Ogg,
             transport: TransportPolicy::default(),
             #[cfg(feature = "testkit")]
             impairment: None,
@@ -210,12 +285,14 @@ impl Config {
 
     /// Checks what can be checked without asking anybody.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let scheme = self.url.split("://").next().unwrap_or_default();
-        if !["ws", "wss", "http", "https"].contains(&scheme) || !self.url.contains("://") {
-            return Err(ConfigError::Invalid {
-                key: "url",
-                why: format!("{:?} is no LiveKit address; it starts with ws://, wss://, http:// or https://", self.url),
-            });
+        for url in [&self.url].into_iter().chain(&self.fallback_urls) {
+            let scheme = url.split("://").next().unwrap_or_default();
+            if !["ws", "wss", "http", "https"].contains(&scheme) || !url.contains("://") {
+                return Err(ConfigError::Invalid {
+                    key: "url",
+                    why: format!("{url:?} is no LiveKit address; it starts with ws://, wss://, http:// or https://"),
+                });
+            }
         }
         if self.room.is_empty() && matches!(self.credentials, Credentials::ApiKey { .. }) {
             return Err(ConfigError::Missing { key: "room", hint: "--room or a token that names one" });
@@ -235,12 +312,21 @@ impl Config {
                 why: format!("{target} is not between {} and {} LUFS", TARGETS.start(), TARGETS.end()),
             });
         }
+        let hears =
+            self.outputs.contains(&OutputKind::Mix) && (self.analysis.speakers || self.mixing == Mixing::Transcode);
+        if self.life.stop.silence.is_some() && !hears {
+            return Err(ConfigError::Invalid {
+                key: "stop_after_silence",
+                why: "only a mix whose speakers are found out about, or that is transcoded, is listened to".into(),
+            });
+        }
         if !is_safe_id(&self.recording_id) {
             return Err(ConfigError::Invalid {
                 key: "recording_id",
                 why: format!("{:?} may have letters, digits, '-' and '_' only, 1 to 64 of them", self.recording_id),
             });
         }
+        self.validate_engine()?;
         self.capture.validate().map_err(|e| ConfigError::Invalid { key: "capture", why: e.to_string() })
     }
 

@@ -137,7 +137,8 @@ impl PassThrough {
                 Ok(())
             }
             Content::Silence(why) => {
-                self.withheld_before = *why == Silence::Withheld;
+                // Over whatever silence, up to the next sound.
+                self.withheld_before = withheld_before || *why == Silence::Withheld;
                 self.silence_until(stretch.end, out);
                 Ok(())
             }

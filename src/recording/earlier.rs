@@ -9,8 +9,10 @@ use crate::mix::{Begun, Gain, Side};
 use crate::room::RoomInfo;
 use crate::spool::recover::{OpenStream, Orphan};
 use crate::spool::{FileError, Place};
-use crate::time::{ClockTime, MediaTime, SampleCount};
+use crate::time::{ClockTime, MediaTime, SLOT, SampleCount};
 
+use super::cuts::Cuts;
+use super::life::{LifeSoFar, PauseOrder};
 use super::manifest::Manifest;
 use super::outcome::Reason;
 use super::outputs::{BegunOutput, Speaker};
@@ -28,6 +30,8 @@ pub struct Earlier {
     pub streams: Vec<OpenStream>,
     /// What it knew last.
     pub manifest: Manifest,
+    /// Where it was in its life.
+    pub life: LifeSoFar,
     /// Its clock.
     pub clock: RecordingClock,
     /// Where this process joined, on that clock.
@@ -50,6 +54,9 @@ impl Earlier {
         let Ok(manifest) = serde_json::from_value::<Manifest>(manifest) else {
             return not_this("its journal is of another version");
         };
+        if orphan.history().running_egress().is_some() {
+            return not_this("an egress may run of it, and has to be stopped first");
+        }
         if !is_same_call(&manifest.room, room, orphan.rested()) {
             return not_this("it was another call");
         }
@@ -62,10 +69,29 @@ impl Earlier {
             return not_this("it was sealed to others");
         }
         let now = MediaTime::from(clock.at(at));
-        if streams.iter().any(|stream| played(stream) > now) {
+        // One that says nothing of its life was not paused.
+        let unpaused = LifeSoFar { came: true, ..LifeSoFar::default() };
+        let life = orphan.history().life.clone().map_or(Ok(unpaused), serde_json::from_value::<LifeSoFar>);
+        let Ok(life) = life else { return not_this("its journal is of another version") };
+        // Packets that are passed through may lie a slot later than their place.
+        let now_in_files = Cuts::of(&life.pauses).to_file(now) + SampleCount(SLOT);
+        if streams.iter().any(|stream| played(stream) > now_in_files) {
             return not_this("it is longer than the time that has passed since it began");
         }
-        Ok(Some(Self { orphan, streams, manifest, clock, now }))
+        Ok(Some(Self { orphan, streams, manifest, life, clock, now }))
+    }
+
+    /// The pause that lasted when an earlier process of the recording that `config` names died in this room, whether or not
+    /// what it recorded can be gone on with. It ends by nobody's time but by word.
+    pub fn lasting_pause(config: &Config, room: &RoomInfo) -> Option<PauseOrder> {
+        let orphan = Orphan::of(&config.spool_dir(), &config.recording_id).ok()??;
+        if orphan.started().room != room.name {
+            return None;
+        }
+        let life: LifeSoFar = serde_json::from_value(orphan.history().life.clone()?).ok()?;
+        let lasting = life.pauses.last().filter(|last| last.to_sample.is_none() && !life.lacks_consent)?;
+        let (by, reason, policy) = (lasting.by.clone(), lasting.reason.clone(), Some(lasting.policy));
+        Some(PauseOrder { by, reason, policy, resume_after: None })
     }
 
     /// Its streams, as whoever makes them needs them.
@@ -78,10 +104,15 @@ impl Earlier {
             let kind: OutputKind = made.what.kind.parse().map_err(|error| {
                 FileError::new("cannot go on with", &made.path, unknown(format!("an output of kind {error}")))
             })?;
-            let stream = Begun { head: *head, state: *state, now: self.now };
+            let stream = Begun { head: *head, state: *state, now: self.cuts().to_file(self.now) };
             Ok(BegunOutput { kind, participant: made.what.participant.clone(), stream })
         };
         self.streams.iter().map(begun).collect()
+    }
+
+    /// What its files lack.
+    pub fn cuts(&self) -> Cuts {
+        Cuts::of(&self.life.pauses)
     }
 
     /// Who was heard, and on which side.
@@ -104,7 +135,7 @@ impl Earlier {
 
     /// What its death cost.
     pub fn reason(&self) -> Reason {
-        let end = self.streams.iter().map(played).min().unwrap_or(MediaTime::ZERO);
+        let end = self.cuts().to_call(self.streams.iter().map(played).min().unwrap_or(MediaTime::ZERO));
         Reason::Restarted {
             accounted_seconds: (MediaTime::ZERO + self.manifest.samples).min(end).as_secs_f64(),
             from_seconds: end.as_secs_f64(),

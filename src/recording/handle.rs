@@ -2,15 +2,19 @@
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 use tracing::Instrument;
 
+use crate::clock;
 use crate::config::{Config, OutputKind};
+use crate::time::MediaTime;
 
+use super::happening::{Happening, What};
+use super::life::PauseOrder;
 use super::manifest::OutputEntry;
 use super::outcome::{Outcome, Reason, StopReason};
 use super::session;
@@ -25,19 +29,28 @@ impl Recorder {
     /// The recording runs on callreel's own threads, never on the caller's runtime, so a busy agent does not starve it
     /// and it does not slow the agent down. Works inside and outside of an async runtime.
     pub fn start(config: Config) -> RecordingHandle {
-        let (stop, stops) = mpsc::unbounded_channel();
+        let (orders, inbox) = mpsc::unbounded_channel();
         let (status, watched) = watch::channel(Status::starting());
+        let (happenings, _) = broadcast::channel(HAPPENINGS);
         let recording_id = config.recording_id.clone();
-        let handle = RecordingHandle { recording_id: recording_id.as_str().into(), stop, status: watched };
+        let handle = RecordingHandle {
+            recording_id: recording_id.as_str().into(),
+            orders,
+            status: watched,
+            happenings: happenings.clone(),
+        };
+        let owner = Owner { orders: inbox, status: status.clone(), happenings: happenings.clone() };
         let span = tracing::info_span!("recording", id = %config.recording_id, room = %config.room);
         match runtime() {
             Ok(runtime) => {
-                let inner = status.clone();
-                let recording = runtime.spawn(session::run(config, stops, inner).instrument(span));
+                let recording = runtime.spawn(session::run(config, owner).instrument(span));
                 // A panic in one recording must end that one visibly and no other.
                 runtime.spawn(async move {
                     if let Err(error) = recording.await {
                         session::failed(&status, &recording_id, Reason::Internal { message: panic_message(error) });
+                        let what = What::Finished { outcome: Outcome::Failed };
+                        // Nobody has to listen.
+                        let _ = happenings.send(Happening { recording_id, sample: MediaTime::ZERO, what });
                     }
                 });
             }
@@ -57,6 +70,30 @@ impl Recorder {
     }
 }
 
+/// So many happenings wait for an owner who does not look; the oldest are forgotten.
+const HAPPENINGS: usize = 256;
+
+/// What a recording's owner wants of it.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// Finish, and leave to recovery what a store has not taken within that time.
+    Stop(StopReason, Option<Duration>),
+    /// Keep nothing for now.
+    Pause(PauseOrder),
+    /// Go on; by whose word.
+    Resume(String),
+}
+
+/// The recording's end of what its owner holds.
+pub(super) struct Owner {
+    /// What is wanted, and since when.
+    pub orders: mpsc::UnboundedReceiver<(Order, Instant)>,
+    /// How it stands.
+    pub status: watch::Sender<Status>,
+    /// What happens.
+    pub happenings: broadcast::Sender<Happening>,
+}
+
 /// How many threads the recordings of this process share; set before the first starts.
 static THREADS: OnceLock<NonZeroUsize> = OnceLock::new();
 
@@ -64,8 +101,9 @@ static THREADS: OnceLock<NonZeroUsize> = OnceLock::new();
 #[derive(Clone, Debug)]
 pub struct RecordingHandle {
     recording_id: Arc<str>,
-    stop: mpsc::UnboundedSender<StopReason>,
+    orders: mpsc::UnboundedSender<(Order, Instant)>,
     status: watch::Receiver<Status>,
+    happenings: broadcast::Sender<Happening>,
 }
 
 impl RecordingHandle {
@@ -86,8 +124,35 @@ impl RecordingHandle {
 
     /// As [`stop`](Self::stop), with a reason for the manifest.
     pub fn stop_because(&self, reason: StopReason) {
+        self.order(Order::Stop(reason, None));
+    }
+
+    /// As [`stop_because`](Self::stop_because), with a bound on the wait for a store: what is not there after `within` stays
+    /// in the spool for recovery.
+    pub fn stop_within(&self, reason: StopReason, within: Duration) {
+        self.order(Order::Stop(reason, Some(within)));
+    }
+
+    /// Pauses: what is spoken from now on is kept nowhere, until [`resume`](Self::resume). The status is
+    /// [`State::Paused`] once a restarted recorder would know of it, too.
+    pub fn pause(&self, order: PauseOrder) {
+        self.order(Order::Pause(order));
+    }
+
+    /// Goes on after a pause; `by` is for the manifest.
+    pub fn resume(&self, by: &str) {
+        self.order(Order::Resume(by.to_owned()));
+    }
+
+    /// What happens from now on; the last is [`What::Finished`](super::What::Finished). Who does not look for long misses the
+    /// oldest.
+    pub fn happenings(&self) -> broadcast::Receiver<Happening> {
+        self.happenings.subscribe()
+    }
+
+    fn order(&self, order: Order) {
         // A recording that has ended no longer listens, and needs not.
-        let _ = self.stop.send(reason);
+        let _ = self.orders.send((order, clock::now()));
     }
 
     /// Waits until it is over and gives what became of it.
@@ -128,10 +193,12 @@ impl RecordingHandle {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// Joining the room.
+    /// Joining the room, or waiting for consent.
     Starting,
     /// Recording.
     Active,
+    /// In the room, and keeping nothing.
+    Paused,
     /// Finishing the files.
     Stopping,
     /// Done; the result tells how it went.
@@ -159,6 +226,8 @@ pub struct Status {
     pub uploaded_bytes: u64,
     /// What keeps the store from getting more at the moment; the spool keeps it meanwhile.
     pub upload_fault: Option<String>,
+    /// Identities of those from whom nothing comes although it should.
+    pub silent_legs: Vec<String>,
     /// What happened so far that will keep it from being complete.
     pub reasons: Vec<Reason>,
     /// The end, once there is one.
@@ -176,6 +245,7 @@ impl Status {
             disk_fault: None,
             uploaded_bytes: 0,
             upload_fault: None,
+            silent_legs: Vec::new(),
             reasons: Vec::new(),
             result: None,
         }
@@ -202,6 +272,19 @@ pub struct RecordingResult {
 }
 
 impl RecordingResult {
+    /// Of a recording that ended before there was anything.
+    pub(super) fn empty(recording_id: &str, stopped_by: StopReason) -> Self {
+        Self {
+            recording_id: recording_id.to_owned(),
+            status: State::Ready,
+            outcome: Outcome::Empty,
+            reasons: Vec::new(),
+            stopped_by: Some(stopped_by),
+            outputs: Vec::new(),
+            manifest: None,
+        }
+    }
+
     pub(super) fn failed(recording_id: &str, reason: Reason) -> Self {
         Self {
             recording_id: recording_id.to_owned(),
@@ -229,7 +312,7 @@ pub struct OutputResult {
     pub duration_seconds: f64,
     /// Its size.
     pub bytes: u64,
-    /// SHA-256 of its bytes, in hexadecimal.
+    /// SHA-256 of its bytes, in hexadecimal; empty for what LiveKit Egress wrote.
     pub sha256: String,
 }
 
@@ -259,6 +342,12 @@ fn runtime() -> Result<&'static Runtime, String> {
         })
         .as_ref()
         .map_err(Clone::clone)
+}
+
+/// How many tasks of recordings are alive in this process.
+#[cfg(feature = "testkit")]
+pub fn alive_tasks() -> usize {
+    runtime().map_or(0, |runtime| runtime.metrics().num_alive_tasks())
 }
 
 fn panic_message(error: tokio::task::JoinError) -> String {

@@ -8,14 +8,17 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use crate::analysis::Loudness;
-use crate::call::{Codec, ParticipantKind};
+use crate::call::{Codec, Encryption, ParticipantKind};
 use crate::capture::TrackLedger;
 use crate::config::OutputKind;
+use crate::egress::EgressStatus;
 use crate::mix::{ForwardReport, LaneReport, Obstacle, PassStats, Side, Unpassable};
 use crate::room::{RoomInfo, Transport};
 use crate::seal::Recipients;
 use crate::time::{MediaTime, SampleCount};
 
+use super::dtmf::DtmfEntry;
+use super::life::{LegSilence, PauseEntry};
 use super::outcome::{Outcome, Reason, StopReason};
 
 /// The version of the manifest's form; it changes when a reader of the old form would misread the new one.
@@ -58,6 +61,21 @@ pub struct Manifest {
     /// encrypted.
     #[serde(default)]
     pub speech: Vec<SpeechEntry>,
+    /// When it was paused; what was spoken then is nowhere.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pauses: Vec<PauseEntry>,
+    /// What LiveKit Egress recorded, or was to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub egress: Vec<EgressEntry>,
+    /// Legs of which nothing came although it should have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leg_silent: Vec<LegSilence>,
+    /// Keys that were pressed on telephones; only where they are to be noted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dtmf: Vec<DtmfEntry>,
+    /// When the recorder's process got no processor time for a second or more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub starved: Vec<StarvedEntry>,
     /// Everybody who was there, a session each.
     pub participants: Vec<ParticipantEntry>,
     /// Every publication of every track.
@@ -93,7 +111,7 @@ pub struct OutputEntry {
     pub duration_seconds: f64,
     /// Its size.
     pub bytes: u64,
-    /// SHA-256 of its bytes, in hexadecimal.
+    /// SHA-256 of its bytes, in hexadecimal; empty for what LiveKit Egress wrote, of which only the service had the bytes.
     pub sha256: String,
     /// How its Opus streams came about: one, or the two of `dual`.
     #[serde(default)]
@@ -308,12 +326,86 @@ pub struct TrackEntry {
     pub source: String,
     /// The codec.
     pub codec: Codec,
+    /// How its frames came encrypted from end to end.
+    #[serde(default, skip_serializing_if = "is_plain")]
+    pub encryption: Encryption,
     /// When it was published, or sample 0.
     pub published_sample: MediaTime,
     /// When it was unpublished, or the end.
     pub unpublished_sample: MediaTime,
     /// How each sample of that span was settled.
     pub ledger: TrackLedger,
+}
+
+fn is_plain(encryption: &Encryption) -> bool {
+    *encryption == Encryption::None
+}
+
+/// A stretch in which the recorder's process got no processor time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StarvedEntry {
+    /// First sample.
+    pub from_sample: MediaTime,
+    /// One past the last sample.
+    pub to_sample: MediaTime,
+}
+
+/// An egress that recorded all of a call, or a part.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EgressEntry {
+    /// The server's id.
+    pub egress_id: String,
+    /// How it ended, or how it stood last.
+    pub status: EgressStatus,
+    /// When its file begins, in seconds on the recording's timeline; by the service's clock, which may be another's.
+    pub from_seconds: f64,
+    /// The wall time of that, UTC.
+    #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<OffsetDateTime>,
+    /// The wall time of its end, UTC.
+    #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<OffsetDateTime>,
+    /// Why it stood in for callreel's own bot; none where it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub because: Option<String>,
+    /// The layout of the picture.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layout: Option<String>,
+    /// The name of its file, relative to the manifest.
+    pub file: String,
+    /// The container.
+    pub format: String,
+    /// How long the file plays.
+    pub duration_seconds: f64,
+    /// The file's size.
+    pub bytes: u64,
+    /// What went wrong, in the service's words.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub error: String,
+    /// What else the service said.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub details: String,
+}
+
+impl EgressEntry {
+    /// Its file as an output of the recording; none where there is no file. Nobody but the service had the bytes, so there is
+    /// no hash.
+    pub fn output(&self) -> Option<OutputEntry> {
+        let has_file = matches!(self.status, EgressStatus::Complete | EgressStatus::LimitReached) && self.bytes > 0;
+        has_file.then(|| OutputEntry {
+            kind: OutputKind::Mix,
+            participant: None,
+            left: Vec::new(),
+            right: Vec::new(),
+            file: self.file.clone(),
+            format: self.format.clone(),
+            encryption: None,
+            duration_seconds: self.duration_seconds,
+            bytes: self.bytes,
+            sha256: String::new(),
+            streams: Vec::new(),
+        })
+    }
 }
 
 /// A change of the media connection.

@@ -4,13 +4,18 @@ use std::collections::BTreeMap;
 
 use crate::analysis::Findings;
 use crate::call::TrackKey;
-use crate::capture::{Capture, Packet, Settled, TrackLedger, TrackSpec};
+use crate::capture::{Capture, CaptureConfig, Content, Packet, Settled, Silence, TrackLedger, TrackSpec};
 use crate::config::Config;
 use crate::mix::MixError;
 use crate::room::{MediaState, RtpPacket};
-use crate::time::{ClockTime, MediaTime, RtpTime, SampleCount};
+use crate::time::{ClockTime, MediaTime, RtpTime, SLOT, SampleCount};
 
+use super::cuts::Cuts;
+use super::life::PausePolicy;
 use super::outputs::{BegunOutput, OutputId, Outputs, Speaker};
+
+/// How much later than its place a packet may lie in a file: one slot.
+const SLACK: SampleCount = SampleCount(SLOT);
 
 /// A part of the audio path that cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +33,10 @@ pub enum PipelineError {
 pub struct Pipeline {
     capture: Capture,
     outputs: Outputs,
+    /// What the files lack. Everything from the outputs on goes by the time of the files.
+    cuts: Cuts,
+    /// Up to where each track's stretches have gone to the outputs, by the time of the files.
+    reached: BTreeMap<TrackKey, MediaTime>,
     settled: Vec<Settled>,
     tracks: Vec<TrackKey>,
     /// Tracks that were unpublished and may still have packets under way.
@@ -38,34 +47,45 @@ pub struct Pipeline {
 /// What is left when the recording is over.
 #[derive(Debug)]
 pub struct Finished {
-    /// The length of the timeline, and of every output.
+    /// The length of the timeline.
     pub samples: SampleCount,
+    /// The end of every output, by the time of the files.
+    pub end: MediaTime,
     /// How each track's samples were settled.
     pub ledgers: BTreeMap<TrackKey, TrackLedger>,
     /// Packets of each track that its decoder refused.
     pub refused: BTreeMap<TrackKey, u64>,
-    /// Who spoke when, and what it sounds like.
+    /// Who spoke when, and what it sounds like, by the time of the files.
     pub findings: Findings,
 }
 
 impl Pipeline {
     /// The audio path that `config` asks for, with streams of serial numbers from this one on.
     pub fn new(config: &Config, serial: u32) -> Result<Self, PipelineError> {
-        Self::with(config, Outputs::new(config, serial)?)
+        Self::with(config, Outputs::new(config, serial)?, Cuts::default())
     }
 
-    /// Goes on with the streams that another process began, as [`Outputs::going_on`] says.
+    /// Goes on with the streams that another process began, as [`Outputs::going_on`] says, and which lack `cuts`.
     ///
     /// # Errors
     /// [`PipelineError::Mix`] where `config` asks for other streams than those.
-    pub fn going_on(config: &Config, begun: &[BegunOutput], speakers: Vec<Speaker>) -> Result<Self, PipelineError> {
-        Self::with(config, Outputs::going_on(config, begun, speakers)?)
+    pub fn going_on(
+        config: &Config,
+        begun: &[BegunOutput],
+        speakers: Vec<Speaker>,
+        cuts: Cuts,
+    ) -> Result<Self, PipelineError> {
+        Self::with(config, Outputs::going_on(config, begun, speakers)?, cuts)
     }
 
-    fn with(config: &Config, outputs: Outputs) -> Result<Self, PipelineError> {
+    fn with(config: &Config, outputs: Outputs, cuts: Cuts) -> Result<Self, PipelineError> {
+        let lookback = config.capture.lookback.max(config.dtmf.lookback());
+        let capture = CaptureConfig { lookback, ..config.capture.clone() };
         Ok(Self {
-            capture: Capture::new(config.capture.clone())?,
+            capture: Capture::new(capture)?,
             outputs,
+            cuts,
+            reached: BTreeMap::new(),
             settled: Vec::new(),
             tracks: Vec::new(),
             leaving: Vec::new(),
@@ -91,8 +111,8 @@ impl Pipeline {
 
     /// A packet arrived.
     pub fn packet(&mut self, packet: &RtpPacket, arrival: ClockTime) {
-        let &RtpPacket { track, ssrc, codec, seq, rtp, marker, ref payload, .. } = packet;
-        let packet = Packet { ssrc, codec, seq, rtp, marker, payload: payload.clone() };
+        let &RtpPacket { track, ssrc, codec, seq, rtp, marker, ref payload, undecryptable, .. } = packet;
+        let packet = Packet { ssrc, codec, seq, rtp, marker, payload: payload.clone(), undecryptable };
         self.capture.packet(track, packet, arrival);
     }
 
@@ -107,6 +127,11 @@ impl Pipeline {
         self.leaving.push(track);
     }
 
+    /// Whether nothing of a track is to come any more.
+    pub fn is_over(&self, track: TrackKey) -> bool {
+        self.capture.is_over(track) || self.leaving.contains(&track)
+    }
+
     /// A sender report arrived.
     pub fn sender_report(&mut self, track: TrackKey, ntp: u64, rtp: RtpTime, at: ClockTime) {
         self.capture.sender_report(track, ntp, rtp, at);
@@ -117,16 +142,42 @@ impl Pipeline {
         self.capture.media(matches!(state, MediaState::Connected(_)), at);
     }
 
+    /// Nothing of what is spoken from here on gets beyond capture; the files have there what `policy` says. Gives from where
+    /// on they lack something.
+    pub fn withhold(&mut self, from: MediaTime, policy: PausePolicy) -> Option<MediaTime> {
+        self.capture.withhold_from(from);
+        let reached = self.reached.values().copied().max();
+        // Packets that are passed through may lie a slot later than their stretch.
+        let reached = reached.map_or(MediaTime::ZERO, |reached| self.cuts.to_call(reached) + SLACK);
+        (policy == PausePolicy::Skip).then(|| self.cuts.begin(from, reached))
+    }
+
+    /// What is spoken from here on is recorded again. Gives what the files lack.
+    pub fn keep(&mut self, from: MediaTime) -> Option<(MediaTime, MediaTime)> {
+        self.capture.withhold_until(from);
+        self.cuts.end(from)
+    }
+
+    /// Nothing of what is spoken on a track in `[from, to)` gets beyond capture, as [`Capture::withhold_of`] says.
+    pub fn withhold_of(&mut self, track: TrackKey, from: MediaTime, to: MediaTime) {
+        self.capture.withhold_of(track, from, to);
+    }
+
+    /// The time of the files against that of the call.
+    pub fn cuts(&self) -> &Cuts {
+        &self.cuts
+    }
+
     /// Writes what is settled by `now`. `alone_since` says since when nobody is there who matters: silence from then on is
     /// held back, to be trimmed if nobody comes back.
     pub fn advance(&mut self, now: ClockTime, alone_since: Option<ClockTime>) {
-        self.outputs.hold_silence_from(alone_since.map(MediaTime::from));
+        self.hold_silence_from(alone_since);
         let frontier = self.capture.advance(now, &mut self.settled);
         self.push_settled();
         for track in self.leaving.extract_if(.., |track| self.capture.is_over(*track)) {
             self.outputs.end_track(track);
         }
-        self.outputs.advance(frontier);
+        self.outputs.advance(self.cuts.to_file(frontier));
         self.peak = self.peak.max(self.outputs.peak());
     }
 
@@ -150,7 +201,8 @@ impl Pipeline {
         let ledgers = self.ledgers();
         let end = ledgers.values().map(|ledger| ledger.end).max().unwrap_or(MediaTime::ZERO);
         let refused = self.outputs.refused();
-        Finished { samples: end.since(MediaTime::ZERO), ledgers, refused, findings: Findings::default() }
+        let (samples, end) = (end.since(MediaTime::ZERO), self.cuts.to_file(end));
+        Finished { samples, end, ledgers, refused, findings: Findings::default() }
     }
 
     /// Whether packets are missing that a retransmission may still bring.
@@ -161,23 +213,45 @@ impl Pipeline {
     /// Settles everything up to `end`, trims silence that was held back, and ends the streams; their last pages can then be
     /// taken.
     pub fn finish(&mut self, end: ClockTime, alone_since: Option<ClockTime>) -> Finished {
-        self.outputs.hold_silence_from(alone_since.map(MediaTime::from));
-        let end = self.capture.finish(end, &mut self.settled);
+        self.hold_silence_from(alone_since);
+        let reached = self.capture.finish(end, &mut self.settled);
         self.push_settled();
-        let end = self.outputs.finish(end);
+        let whole = self.cuts.to_file(reached);
+        let end = self.outputs.finish(whole);
+        // Of silence that was trimmed, the timeline has no more than the files.
+        let reached = if end < whole { self.cuts.to_call(end) } else { reached };
         let refused = self.outputs.refused();
         let ledgers = self.ledgers();
         let findings = self.outputs.take_findings(end);
-        Finished { samples: end.since(MediaTime::ZERO), ledgers, refused, findings }
+        Finished { samples: reached.since(MediaTime::ZERO), end, ledgers, refused, findings }
     }
 
     fn ledgers(&self) -> BTreeMap<TrackKey, TrackLedger> {
         self.tracks.iter().filter_map(|key| Some((*key, self.capture.ledger(*key)?))).collect()
     }
 
+    fn hold_silence_from(&mut self, alone_since: Option<ClockTime>) {
+        self.outputs.hold_silence_from(alone_since.map(|at| self.cuts.to_file(at.into())));
+    }
+
     fn push_settled(&mut self) {
-        for stretch in self.settled.drain(..) {
-            self.outputs.push(&stretch);
+        let Self { settled, outputs, cuts, reached, .. } = self;
+        for stretch in settled.drain(..) {
+            if cuts.is_empty() {
+                reached.insert(stretch.track, stretch.end);
+                outputs.push(&stretch);
+                continue;
+            }
+            let reached = reached.entry(stretch.track).or_insert(cuts.to_file(stretch.start));
+            cuts.keep(&stretch, |kept| {
+                // What lay beyond the end of a cut was dropped with it.
+                if kept.start > *reached {
+                    let content = Content::Silence(Silence::Withheld);
+                    outputs.push(&Settled { track: kept.track, start: *reached, end: kept.start, content });
+                }
+                *reached = kept.end;
+                outputs.push(kept);
+            });
         }
     }
 }

@@ -13,7 +13,10 @@ use crate::spool::{FileError, NewFile, Place};
 use crate::time::{MediaTime, SampleCount};
 use crate::upload::AdoptedFile;
 
+use super::cuts::Cuts;
 use super::handle::{OutputResult, RecordingResult, State};
+use super::left_egress::{LeftEgress, add_egresses, of_egress_alone};
+use super::life::LifeSoFar;
 use super::manifest::{EncryptionEntry, Manifest, OutputEntry, SidecarEntry};
 use super::outcome::{Outcome, Reason};
 use super::sinks::FORMAT;
@@ -28,6 +31,19 @@ pub enum Recovered {
     Done(RecordingResult),
     /// The files are whole and wait in the spool for their store.
     UploadPending(Box<Pending>),
+    /// An egress may run, and has to be stopped first.
+    EgressPending(Box<LeftEgress>),
+}
+
+impl Recovered {
+    /// Of which recording.
+    pub fn recording_id(&self) -> &str {
+        match self {
+            Self::Done(result) => &result.recording_id,
+            Self::UploadPending(pending) => &pending.orphan.started().recording_id,
+            Self::EgressPending(left) => left.recording_id(),
+        }
+    }
 }
 
 /// A recording that is whole in the spool. Who brings it to its store ends it with [`Orphan::done`]; dropped, it waits for
@@ -44,12 +60,12 @@ pub struct Pending {
     pub store: String,
 }
 
-/// Ends every recording in the directory `spool` whose process died; not the one of id `except`, nor one that this process
+/// Ends every recording in the directory `spool` whose process died; not those whose ids are `except`, nor one that this process
 /// or another may be about to go on with, because its last words are not `at_rest` old. Waits for the disk.
 ///
 /// # Errors
 /// Where the directory cannot be read. A recording that cannot be ended stays as it is, and its error is among the results.
-pub fn recover(spool: &Path, except: Option<&str>, at_rest: Duration) -> io::Result<Vec<Result<Recovered, FileError>>> {
+pub fn recover(spool: &Path, except: &[String], at_rest: Duration) -> io::Result<Vec<Result<Recovered, FileError>>> {
     // Nothing is left half done by a panic that the next look does not find.
     let _at_it = RECOVERING.lock().unwrap_or_else(PoisonError::into_inner);
     let found = orphans(spool, except, at_rest)?;
@@ -75,10 +91,16 @@ pub(super) fn make_way(spool: &Path, recording_id: &str) -> Result<(), FileError
 /// # Errors
 /// What the disk says; it can be tried again.
 pub fn recover_one(mut orphan: Orphan) -> Result<Recovered, FileError> {
+    if let Some(running) = orphan.history().running_egress() {
+        return Ok(Recovered::EgressPending(Box::new(LeftEgress::new(orphan, running))));
+    }
     let files = orphan.finish_files()?;
     let (path, manifest) = match orphan.manifest()? {
         Some((path, json)) => match serde_json::from_slice::<Manifest>(&json) {
-            Ok(manifest) => (path, manifest),
+            Ok(mut manifest) => {
+                add_egresses(&mut manifest, orphan.history().ended_egresses());
+                (path, manifest)
+            }
             Err(error) => return Err(FileError::new("cannot read", &path, error.into())),
         },
         None => match manifest_of(&orphan, &files) {
@@ -112,7 +134,13 @@ pub fn recover_one(mut orphan: Orphan) -> Result<Recovered, FileError> {
 /// The manifest of a recording that was interrupted; none where nothing was recorded.
 fn manifest_of(orphan: &Orphan, files: &[RecoveredFile]) -> Option<Manifest> {
     let ended: Vec<Ended<'_>> = files.iter().map(Ended::from).collect();
-    interrupted(orphan.history().so_far.clone()?, &ended)
+    let history = orphan.history();
+    let life = history.life.clone().and_then(|life| serde_json::from_value(life).ok());
+    let Some(mut manifest) = interrupted(history.so_far.clone()?, life, &ended) else {
+        return of_egress_alone(history.so_far.clone(), history.ended_egresses());
+    };
+    add_egresses(&mut manifest, history.ended_egresses());
+    Some(manifest)
 }
 
 /// A file of a recording that was interrupted.
@@ -139,12 +167,20 @@ impl<'a> From<&'a AdoptedFile> for Ended<'a> {
     }
 }
 
-/// The manifest of a recording of which `so_far` was known, and which has these files; none where nothing was recorded.
-pub(super) fn interrupted(so_far: Value, files: &[Ended<'_>]) -> Option<Manifest> {
+/// The manifest of a recording of which `so_far` was known, and which has these files; none where nothing was recorded. `life`
+/// may be newer than that.
+pub(super) fn interrupted(so_far: Value, life: Option<LifeSoFar>, files: &[Ended<'_>]) -> Option<Manifest> {
     let streams: Vec<_> = files.iter().filter_map(|file| Some((file, file.duration?))).collect();
     // A journal of another version, or a damaged line: the files speak for themselves.
     let mut manifest: Manifest = serde_json::from_value(so_far).ok()?;
-    let samples = streams.iter().map(|(_, duration)| *duration).max()?;
+    if let Some(life) = life {
+        manifest.pauses = life.pauses;
+        if !life.lacks_consent {
+            manifest.reasons.retain(|reason| !matches!(reason, Reason::NoConsent { .. }));
+        }
+    }
+    let longest = streams.iter().map(|(_, duration)| *duration).max()?;
+    let samples = Cuts::of(&manifest.pauses).to_call(MediaTime::ZERO + longest).since(MediaTime::ZERO);
     manifest.reasons.push(Reason::Interrupted { accounted_seconds: manifest.samples.min(samples).as_secs_f64() });
     manifest.outputs =
         streams.iter().filter_map(|(file, duration)| entry(&manifest.outputs, file, *duration)).collect();
@@ -152,7 +188,12 @@ pub(super) fn interrupted(so_far: Value, files: &[Ended<'_>]) -> Option<Manifest
     manifest.samples = samples;
     manifest.duration_seconds = samples.as_secs_f64();
     manifest.ended_at = manifest.started_at + samples.as_duration();
-    manifest.outcome = if samples == SampleCount::ZERO { Outcome::Empty } else { Outcome::Degraded };
+    let was_blocked = manifest.reasons.iter().any(|reason| matches!(reason, Reason::NoConsent { .. }));
+    manifest.outcome = match longest {
+        _ if was_blocked => Outcome::Blocked,
+        SampleCount::ZERO => Outcome::Empty,
+        _ => Outcome::Degraded,
+    };
     Some(manifest)
 }
 
@@ -261,7 +302,7 @@ mod tests {
     }
 
     fn only(root: &Path) -> Recovered {
-        let mut all = recover(&root.join("spool"), None, Duration::ZERO).unwrap();
+        let mut all = recover(&root.join("spool"), &[], Duration::ZERO).unwrap();
         assert_eq!(all.len(), 1);
         all.remove(0).unwrap()
     }
@@ -271,7 +312,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let out = dir.path().join("out");
         let (files, file, _events) = begun(dir.path(), Place::Directory(out.clone())).await;
-        assert!(recover(&dir.path().join("spool"), None, Duration::ZERO).unwrap().is_empty(), "it goes on");
+        assert!(recover(&dir.path().join("spool"), &[], Duration::ZERO).unwrap().is_empty(), "it goes on");
         die(files, file, dir.path());
         let Recovered::Done(result) = only(dir.path()) else { panic!("there is no store") };
         assert_eq!((result.outcome, result.status), (Outcome::Degraded, State::Ready));

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::call::{Participant, ParticipantKind, Track, TrackKey};
+use crate::e2ee::Problem;
 use crate::room::{MediaState, RoomEvent};
 use crate::time::{ClockTime, MediaTime};
 
@@ -33,6 +34,8 @@ pub struct RolledTrack {
     pub identity: String,
     /// What kind of participant that is.
     pub kind: ParticipantKind,
+    /// Why its frames could not be decrypted, where any could not.
+    pub problem: Option<Problem>,
 }
 
 impl Roll {
@@ -78,6 +81,11 @@ impl Roll {
                     self.refused.push(Reason::SubscriptionFailed { track, message: reason.clone() });
                 }
             }
+            RoomEvent::Undecryptable { track, problem, .. } => {
+                if let Some(&index) = self.by_key.get(track) {
+                    self.tracks[index].problem = Some(*problem);
+                }
+            }
             RoomEvent::Media { state, .. } => {
                 let transport = match state {
                     MediaState::Connected(transport) => Some(*transport),
@@ -90,6 +98,7 @@ impl Roll {
             | RoomEvent::TrackUnpublished { .. }
             | RoomEvent::Rtp(_)
             | RoomEvent::SenderReport { .. }
+            | RoomEvent::Data { .. }
             | RoomEvent::RoomUpdated { .. }
             | RoomEvent::Overrun { .. }
             | RoomEvent::Closed { .. } => {}
@@ -99,6 +108,13 @@ impl Roll {
     /// The track with this key.
     pub fn track(&self, key: TrackKey) -> Option<&RolledTrack> {
         self.by_key.get(&key).map(|&index| &self.tracks[index])
+    }
+
+    /// The newest session of whoever has this identity, and their place, as [`participant`](Self::participant) gives it; nobody
+    /// where it is empty.
+    pub fn somebody(&self, identity: &str) -> Option<(Participant, usize)> {
+        let entry = self.participants.iter().rfind(|known| known.identity == identity && !identity.is_empty())?;
+        self.participant(&entry.sid)
     }
 
     /// The participant with this session, and as how many-th identity they came (from 1 on).
@@ -119,6 +135,22 @@ impl Roll {
             attributes: entry.attributes.clone(),
         };
         Some((participant, place))
+    }
+
+    /// A key that no track has had.
+    pub fn next_key(&self) -> TrackKey {
+        TrackKey(self.by_key.keys().next_back().map_or(0, |last| last.0 + 1))
+    }
+
+    /// Everybody has left at `at`, with their room; gives the sessions of those who had not before.
+    pub fn all_left(&mut self, at: ClockTime) -> Vec<String> {
+        let there = self.participants.iter_mut().filter(|known| known.left_sample.is_none());
+        let left = there.map(|known| {
+            known.left_sample = Some(MediaTime::from(at));
+            "room_closed".clone_into(&mut known.left_reason);
+            known.sid.clone()
+        });
+        left.collect()
     }
 
     /// Every track there was, in the order of publishing.
@@ -150,6 +182,7 @@ impl Roll {
             participant_sid: participant_sid.to_owned(),
             identity,
             kind,
+            problem: None,
         });
     }
 }
@@ -224,7 +257,7 @@ mod tests {
             source: "microphone".into(),
             codec: Codec::Opus,
             stereo: false,
-            encrypted: false,
+            encryption: Default::default(),
             muted: false,
         };
         let published = RoomEvent::TrackPublished { participant_sid: "PA_1".into(), track, at: now() };

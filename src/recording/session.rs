@@ -1,60 +1,64 @@
-//! The loop of one call: room events, commands and time in; status, files and a result out.
+//! The loop of one call: room events, orders and time in; status, files and a result out.
 
-use std::collections::BTreeSet;
-use std::fs;
-use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{broadcast, watch};
 
 use crate::call::TrackKey;
-use crate::capture::TrackSpec;
 use crate::clock::{self, RecordingClock};
 use crate::config::Config;
-use crate::mix::Gain;
-use crate::room::{CloseReason, Room, RoomConfig, RoomEvent, RoomEvents, RoomInfo};
-use crate::spool::expire;
+use crate::room::{DataMessage, Room, RoomEvent, RoomEvents, RoomInfo};
 use crate::store::Store;
-use crate::time::{ClockTime, MediaTime, SampleCount};
+use crate::time::{ClockTime, MediaTime};
 
-use super::bring::bring_others;
-use super::handle::{RecordingResult, State, Status};
-use super::manifest::{MANIFEST_VERSION, Manifest, OutputEntry, SidecarEntry, SidecarKind, TrackEntry, Versions};
-use super::outcome::{Outcome, Reason, StopReason, judge};
-use super::outputs::Speaker;
-use super::pipeline::{Finished, Pipeline};
-use super::presence::Presence;
-use super::roll::{Roll, RolledTrack};
+use super::bring::stop_left_egress;
+use super::by_egress::{self, Made};
+use super::dtmf::DtmfEntry;
+use super::handle::{Order, OutputResult, Owner, RecordingResult, State, Status};
+use super::happening::{Happening, What};
+use super::join::{join, prepare};
+use super::life::{LegSilence, Life, Step, Watch};
+use super::manifest::{Manifest, StarvedEntry, TrackEntry};
+use super::outcome::{Outcome, Reason, StopReason};
+use super::pipeline::Pipeline;
+use super::roll::Roll;
 use super::sides::Sides;
-use super::sinks::{Sinks, entry_so_far};
-use super::speech::Speech;
+use super::sinks::Sinks;
 use super::start::Start;
 
 /// How often settled audio is fetched, mixed and written. A recorder is in no hurry, and fewer wake-ups cost less.
-const TICK: Duration = Duration::from_millis(100);
+pub(super) const TICK: Duration = Duration::from_millis(100);
 
 /// How long retransmissions under way are waited for once the recording is told to stop: a few round trips.
 const STOP_WAIT: Duration = Duration::from_millis(300);
 
-/// How often what is known so far is put down for whoever has to end the recording if this process dies. Who comes and goes
-/// is put down at once…
-const LEDGER_EVERY: Duration = Duration::from_secs(5);
+/// How long the first and the longest wait are before a room that the server closed is joined again.
+const REJOIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
-/// …as long as all that is not more than so many bytes a second: a long call with much trouble has a long ledger.
-const LEDGER_BYTES_A_SECOND: usize = 4 * 1024;
-
-/// Lost audio of one track up to which a recording still counts as complete, in seconds: less than a syllable.
-const LOSS_TOLERATED: f64 = 0.1;
-
-/// Records one call and leaves its result in `status`.
-pub(super) async fn run(config: Config, mut stops: mpsc::UnboundedReceiver<StopReason>, status: watch::Sender<Status>) {
-    let result = match join(&config, &mut stops).await {
-        Ok(Joined::Recording(session)) => session.record(stops, &status).await,
-        Ok(Joined::NotAnyMore(reason)) => stopped_early(&config, reason),
-        Err(reason) => RecordingResult::failed(&config.recording_id, reason),
+/// Records one call, and leaves its result with its owner.
+pub(super) async fn run(config: Config, mut owner: Owner) {
+    let result = if config.uses_egress() {
+        by_egress::run(&config, &mut owner, None).await
+    } else {
+        by_bot(&config, &mut owner).await
     };
-    publish(&status, result);
+    let (recording_id, outcome) = (result.recording_id.clone(), result.outcome);
+    publish(&owner.status, result);
+    let sample = MediaTime::ZERO;
+    // Nobody has to listen.
+    let _ = owner.happenings.send(Happening { recording_id, sample, what: What::Finished { outcome } });
+}
+
+async fn by_bot(config: &Config, owner: &mut Owner) -> RecordingResult {
+    match enter(config, owner).await {
+        Ok(Entered::Recording(session)) => session.record(owner).await,
+        Ok(Entered::NotAnyMore(reason)) => RecordingResult::empty(&config.recording_id, reason),
+        // What is paused is not for others to record.
+        Ok(Entered::Refused(reason @ Reason::Join { .. }, false)) if by_egress::may_stand_in(config) => {
+            by_egress::run(config, owner, Some(reason)).await
+        }
+        Ok(Entered::Refused(reason, _)) | Err(reason) => RecordingResult::failed(&config.recording_id, reason),
+    }
 }
 
 /// Ends a recording that never got as far as a result of its own.
@@ -65,7 +69,9 @@ pub(super) fn failed(status: &watch::Sender<Status>, recording_id: &str, reason:
 fn publish(status: &watch::Sender<Status>, result: RecordingResult) {
     match result.outcome {
         Outcome::Complete | Outcome::Empty => tracing::info!(outcome = %result.outcome, "recording stopped"),
-        Outcome::Degraded => tracing::warn!(reasons = ?result.reasons, "recording stopped; it lacks something"),
+        Outcome::Degraded | Outcome::Blocked => {
+            tracing::warn!(reasons = ?result.reasons, "recording stopped; it lacks something");
+        }
         Outcome::Failed => tracing::error!(reasons = ?result.reasons, "recording failed"),
     }
     status.send_modify(|status| {
@@ -75,123 +81,109 @@ fn publish(status: &watch::Sender<Status>, result: RecordingResult) {
     });
 }
 
-enum Joined {
+enum Entered {
     Recording(Box<Session>),
     NotAnyMore(StopReason),
+    /// There can be no recording; and whether it would have begun with a pause.
+    Refused(Reason, bool),
 }
 
-async fn join(config: &Config, stops: &mut mpsc::UnboundedReceiver<StopReason>) -> Result<Joined, Reason> {
-    config.validate().map_err(|error| Reason::Join { message: error.to_string() })?;
-    // A directory that cannot be written is better known before the call than after it.
-    let directory = if config.store.is_some() { config.spool_dir() } else { config.out.clone() };
-    fs::create_dir_all(&directory).map_err(|error| Reason::Storage {
-        message: format!("cannot create the directory {}: {error}", directory.display()),
-    })?;
-    let store = match &config.store {
-        Some(store) => {
-            let opened = Store::open(store).await;
-            Some(opened.map_err(|error| Reason::Storage { message: error.to_string() })?)
+async fn enter(config: &Config, owner: &mut Owner) -> Result<Entered, Reason> {
+    let store = prepare(config).await?;
+    let joined = async { tokio::join!(stop_left_egress(config), join(config, TrackKey(0))).1 };
+    tokio::pin!(joined);
+    // What is wanted before there is a recording is wanted from its beginning.
+    let mut early = Vec::new();
+    let (room, events) = loop {
+        tokio::select! {
+            joined = &mut joined => match joined {
+                Ok(joined) => break joined,
+                Err(reason) => {
+                    let is_paused = early.iter().fold(false, |_, (order, _)| matches!(order, Order::Pause(_)));
+                    return Ok(Entered::Refused(reason, is_paused));
+                }
+            },
+            Some((order, at)) = owner.orders.recv() => match order {
+                Order::Stop(reason, _) => return Ok(Entered::NotAnyMore(reason)),
+                order => early.push((order, at)),
+            },
         }
-        None => None,
     };
-    recover_others(config, store.clone());
-    tracing::info!(url = %config.url, identity = %config.identity(), "joining");
-    let connected = tokio::select! {
-        connected = Room::connect(room_config(config)) => connected,
-        Some(reason) = stops.recv() => return Ok(Joined::NotAnyMore(reason)),
-    };
-    let (room, events) = connected.map_err(|error| Reason::Join { message: error.to_string() })?;
-    Session::begin(config.clone(), room, events, store).await.map(|session| Joined::Recording(Box::new(session)))
+    let mut session = Session::begin(config.clone(), room, events, store, owner.happenings.clone()).await?;
+    for (order, at) in early {
+        session.obey(order, session.clock.at(at));
+    }
+    Ok(Entered::Recording(Box::new(session)))
 }
 
-/// Ends, beside this recording, those in its spool whose process died; a process looks once into each spool.
-fn recover_others(config: &Config, store: Option<Store>) {
-    static LOOKED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
-    let (spool, own) = (config.spool_dir(), config.recording_id.clone());
-    // Nothing panics while it is held.
-    if !LOOKED.lock().unwrap_or_else(PoisonError::into_inner).insert(spool.clone()) {
-        return;
-    }
-    let (keep, expiring) = (config.keep_spool, spool.clone());
-    // Who keeps nothing leaves alone what others keep.
-    if !keep.is_zero() {
-        tokio::task::spawn_blocking(move || match expire(&expiring, keep) {
-            Ok(0) => {}
-            Ok(removed) => tracing::info!(removed, "removed from the spool what was kept there for its time"),
-            Err(error) => tracing::warn!(%error, "cannot remove what was kept in the spool"),
-        });
-    }
-    tokio::spawn(bring_others(spool, own, config.grace, store));
-}
-
-fn room_config(config: &Config) -> RoomConfig {
-    let mut room = RoomConfig::new(&config.url, config.credentials.clone())
-        .identity(config.identity())
-        .display_name("callreel")
-        .transport(config.transport);
-    if !config.room.is_empty() {
-        room = room.room(&config.room);
-    }
-    #[cfg(feature = "testkit")]
-    if let Some(impairment) = &config.impairment {
-        room = room.impairment(impairment.clone());
-    }
-    room
-}
-
-fn stopped_early(config: &Config, reason: StopReason) -> RecordingResult {
-    RecordingResult {
-        recording_id: config.recording_id.clone(),
-        status: State::Ready,
-        outcome: Outcome::Empty,
-        reasons: Vec::new(),
-        stopped_by: Some(reason),
-        outputs: Vec::new(),
-        manifest: None,
-    }
-}
-
-struct Session {
-    config: Config,
-    room: Option<Room>,
+/// A recording that goes on.
+pub(super) struct Session {
+    pub(super) config: Config,
+    pub(super) room: Option<Room>,
     events: RoomEvents,
-    room_info: RoomInfo,
-    clock: RecordingClock,
-    presence: Presence,
-    roll: Roll,
-    pipeline: Pipeline,
-    sides: Sides,
-    sinks: Sinks,
-    reasons: Vec<Reason>,
-    heard: bool,
+    pub(super) room_info: RoomInfo,
+    pub(super) clock: RecordingClock,
+    pub(super) life: Life,
+    pub(super) watch: Watch,
+    pub(super) roll: Roll,
+    pub(super) pipeline: Pipeline,
+    pub(super) sides: Sides,
+    pub(super) sinks: Sinks,
+    pub(super) reasons: Vec<Reason>,
+    pub(super) heard: bool,
     /// Where this process began to record: sample 0, or where it went on with what another had begun…
-    begins: MediaTime,
+    pub(super) begins: MediaTime,
     /// …with these tracks.
-    tracks_before: Vec<TrackEntry>,
+    pub(super) tracks_before: Vec<TrackEntry>,
+    pub(super) leg_silent: Vec<LegSilence>,
+    pub(super) starved: Vec<StarvedEntry>,
+    pub(super) dtmf: Vec<DtmfEntry>,
+    /// What LiveKit Egress recorded when the bot had lost the call.
+    pub(super) stood_in: Made,
+    pub(super) stood_in_results: Vec<OutputResult>,
     /// When what is known is put down next, and when at the earliest.
-    ledger_due: ClockTime,
-    ledger_rests_until: ClockTime,
+    pub(super) ledger_due: ClockTime,
+    pub(super) ledger_rests_until: ClockTime,
+    happenings: broadcast::Sender<Happening>,
+    /// Whether anything was kept yet.
+    started: bool,
+    /// Whether somebody had come when the life was put down last.
+    came: bool,
+    /// Ends once another process would know where the recording is in its life.
+    settling: Option<Settling>,
+    /// Messages of people nobody has told of yet, the newest first.
+    pub(super) unknown: Vec<(String, DataMessage, ClockTime)>,
+    pub(super) looked: ClockTime,
 }
+
+type Settling = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What the loop ended with.
-struct End {
-    reason: StopReason,
-    at: ClockTime,
-    room_is_gone: bool,
+pub(super) struct End {
+    pub(super) reason: StopReason,
+    pub(super) at: ClockTime,
+    pub(super) room_is_gone: bool,
 }
 
-/// What is told about the sound.
-struct About {
-    speech: Option<Speech>,
-    sidecars: Vec<SidecarEntry>,
+impl End {
+    /// An end that nobody has decided on yet.
+    pub(super) fn so_far(at: ClockTime) -> Self {
+        Self { reason: StopReason::Fault, at, room_is_gone: false }
+    }
 }
 
 impl Session {
-    async fn begin(config: Config, room: Room, mut events: RoomEvents, store: Option<Store>) -> Result<Self, Reason> {
+    async fn begin(
+        config: Config,
+        room: Room,
+        mut events: RoomEvents,
+        store: Option<Store>,
+        happenings: broadcast::Sender<Happening>,
+    ) -> Result<Self, Reason> {
         let Some(RoomEvent::Joined { room: room_info, at, .. }) = events.recv().await else {
             return Err(Reason::Join { message: "the room engine ended before it had joined".into() });
         };
-        let Start { clock, pipeline, sinks, before } = Start::of(&config, &room_info, at, store).await?;
+        let Start { clock, pipeline, sinks, before, pause } = Start::of(&config, &room_info, at, store).await?;
         tracing::info!(room_sid = %room_info.sid, manifest = %sinks.files().manifest_path().display(), "recording started");
         let mut sides = Sides::new(config.sides.clone());
         let (roll, reasons, begins, heard) = match &before {
@@ -202,13 +194,21 @@ impl Session {
             }
             None => (Roll::default(), Vec::new(), MediaTime::ZERO, false),
         };
+        let at = clock.at(at).max(ClockTime::ZERO);
+        let so_far = before.as_ref().map(|before| before.life.clone());
+        let (tracks_before, leg_silent, starved, dtmf) = match before.map(|before| before.manifest) {
+            Some(before) => (before.tracks, before.leg_silent, before.starved, before.dtmf),
+            None => Default::default(),
+        };
         let mut session = Self {
-            presence: Presence::new(config.stop),
+            life: Life::new(config.life.clone(), at, so_far),
+            watch: Watch::new(config.leg_silent_after),
             sides,
             config,
             room: Some(room),
             events,
             room_info,
+            looked: at,
             clock,
             roll,
             pipeline,
@@ -216,25 +216,53 @@ impl Session {
             reasons,
             heard,
             begins,
-            tracks_before: before.map(|before| before.manifest.tracks).unwrap_or_default(),
+            tracks_before,
+            leg_silent,
+            starved,
+            dtmf,
+            stood_in: Made::default(),
+            stood_in_results: Vec::new(),
             ledger_due: ClockTime::ZERO,
             ledger_rests_until: ClockTime::ZERO,
+            happenings,
+            started: false,
+            came: false,
+            settling: None,
+            unknown: Vec::new(),
         };
-        // The first file is made when it is known what for.
-        session.put_down(session.clock.at(at));
+        if let Some(order) = pause {
+            session.life.pause(order, at);
+        }
+        // The first file is made when it is known what for, and nothing is kept before it is known that it may be.
+        session.take_steps();
+        session.put_down_life();
+        session.put_down(at);
         session.sinks.open(session.pipeline.outputs());
         Ok(session)
     }
 
-    async fn record(
-        mut self,
-        mut stops: mpsc::UnboundedReceiver<StopReason>,
-        status: &watch::Sender<Status>,
-    ) -> RecordingResult {
-        status.send_modify(|status| status.state = State::Active);
-        let end = self.run_until_over(&mut stops, status).await;
-        status.send_modify(|status| status.state = State::Stopping);
+    async fn record(mut self, owner: &mut Owner) -> RecordingResult {
+        self.tell_state(&owner.status);
+        let mut pause = REJOIN.0;
+        let end = loop {
+            let entered = self.clock.now();
+            let end = self.run_until_over(owner).await;
+            if !(end.reason == StopReason::RoomClosed && self.life.waits()) {
+                break end;
+            }
+            if entered + REJOIN.1 < end.at {
+                pause = REJOIN.0;
+            }
+            tracing::info!(?pause, "the server closed the empty room; nobody has come yet, so it is joined again");
+            if let Some(end) = self.enter_again(owner, pause).await {
+                break end;
+            }
+            pause = (2 * pause).min(REJOIN.1);
+        };
+        let end = self.stand_in(end, owner).await;
+        owner.status.send_modify(|status| status.state = State::Stopping);
         tracing::info!(reason = ?end.reason, "stopping");
+        self.tell(end.at, What::Stopping { reason: end.reason });
         if !end.room_is_gone {
             self.await_retransmissions(end.at).await;
             if let Some(room) = self.room.take() {
@@ -245,24 +273,41 @@ impl Session {
                 self.take_late(event);
             }
         }
-        self.finish(&end).await
+        let spur = self.sinks.spur();
+        let finishing = self.finish(&end);
+        tokio::pin!(finishing);
+        loop {
+            tokio::select! {
+                result = &mut finishing => return result,
+                Some((order, _)) = owner.orders.recv() => {
+                    if let (Order::Stop(_, Some(within)), Some(spur)) = (order, &spur) {
+                        spur.hurry(within);
+                    }
+                }
+            }
+        }
     }
 
-    async fn run_until_over(
-        &mut self,
-        stops: &mut mpsc::UnboundedReceiver<StopReason>,
-        status: &watch::Sender<Status>,
-    ) -> End {
+    async fn run_until_over(&mut self, owner: &mut Owner) -> End {
         let mut beat = clock::beat(clock::now(), TICK);
         loop {
             tokio::select! {
-                Some(reason) = stops.recv() => {
-                    return End { reason, at: self.clock.now(), room_is_gone: false };
+                // An order counts from when it was given: nothing may be settled before it is known.
+                biased;
+                Some((order, at)) = owner.orders.recv() => {
+                    self.obey(order, self.clock.at(at));
+                    if let Some(end) = self.take_steps() {
+                        return end;
+                    }
+                }
+                () = settled(&mut self.settling) => {
+                    self.settling = None;
+                    self.tell_state(&owner.status);
                 }
                 () = self.sinks.news() => {
-                    status.send_modify(|status| status.disk_fault = self.sinks.in_memory().map(Into::into));
+                    owner.status.send_modify(|status| status.disk_fault = self.sinks.in_memory().map(Into::into));
                     if self.sinks.all_broken(self.pipeline.outputs()) {
-                        return End { reason: StopReason::Fault, at: self.clock.now(), room_is_gone: false };
+                        return End::so_far(self.clock.now());
                     }
                 }
                 () = self.events.word() => {
@@ -277,16 +322,100 @@ impl Session {
                         return end;
                     }
                     let now = self.clock.now();
-                    self.advance(now, heard, status);
-                    if self.sinks.all_broken(self.pipeline.outputs()) {
-                        return End { reason: StopReason::Fault, at: now, room_is_gone: false };
+                    self.note_starvation(now);
+                    self.life.end_pause_in_time(now.min(heard));
+                    if let Some(end) = self.take_steps() {
+                        return end;
                     }
-                    if let Some(reason) = self.presence.due(now) {
-                        return End { reason, at: now, room_is_gone: false };
+                    self.advance(now, heard, &owner.status);
+                    self.mind_legs(now, &owner.status);
+                    if self.sinks.all_broken(self.pipeline.outputs()) {
+                        return End::so_far(now);
+                    }
+                    if let Some(end) = self.take_steps() {
+                        return end;
                     }
                 }
             }
         }
+    }
+
+    /// Does what its owner wants.
+    fn obey(&mut self, order: Order, at: ClockTime) {
+        // Before this process recorded there is nothing to pause.
+        let at = at.max(self.begins.into());
+        match order {
+            Order::Stop(reason, within) => {
+                if let (Some(within), Some(spur)) = (within, self.sinks.spur()) {
+                    spur.hurry(within);
+                }
+                self.life.stop(reason, at);
+            }
+            Order::Pause(order) => self.life.pause(order, at),
+            Order::Resume(by) => self.life.resume(&by, at),
+        }
+    }
+
+    /// Does what the recording's life asks for; gives the end if that was among it.
+    fn take_steps(&mut self) -> Option<End> {
+        let mut changed = false;
+        while let Some(step) = self.life.next_step() {
+            match step {
+                Step::Withhold { pause, from, policy } => {
+                    let removed = self.pipeline.withhold(from, policy);
+                    self.life.removed(pause, removed.map(|from| (from, None)));
+                    changed = true;
+                    if let Some(pause) = self.life.pauses().get(pause).filter(|_| !self.life.lacks_consent()).cloned() {
+                        tracing::info!(by = pause.by, reason = pause.reason, "paused");
+                        self.tell(from.into(), What::Paused { by: pause.by, reason: pause.reason });
+                    }
+                }
+                Step::Keep { pause, from } => {
+                    let removed = self.pipeline.keep(from);
+                    self.life.removed(pause, removed.map(|(from, to)| (from, Some(to))));
+                    changed = true;
+                    let by = self.life.pauses().get(pause);
+                    let by = by.map(|pause| pause.resumed_by.clone()).unwrap_or_default();
+                    if self.started {
+                        tracing::info!(by, "going on");
+                        self.tell(from.into(), What::Resumed { by });
+                    } else {
+                        tracing::info!(by, "consent was given");
+                    }
+                }
+                Step::Stop { reason, at } => return Some(End { reason, at, room_is_gone: false }),
+            }
+        }
+        if changed {
+            self.put_down_life();
+        }
+        None
+    }
+
+    /// Puts down where the recording is in its life; the status says so when that is done.
+    fn put_down_life(&mut self) {
+        self.came = !self.life.waits();
+        let life = serde_json::to_value(self.life.so_far()).expect("plain data becomes JSON");
+        self.settling = Some(Box::pin(self.sinks.put_down_life(life)));
+        // Whoever has the manifest so far and not the journal has to know it, too.
+        (self.ledger_due, self.ledger_rests_until) = (ClockTime::ZERO, ClockTime::ZERO);
+    }
+
+    /// Tells the state that another process would find, too.
+    fn tell_state(&mut self, status: &watch::Sender<Status>) {
+        let state = self.life.state();
+        if !self.started && !self.life.lacks_consent() {
+            self.started = true;
+            let from = self.life.pauses().first().and_then(|first| first.to_sample).unwrap_or(self.begins);
+            self.tell(from.into(), What::Started);
+        }
+        status.send_if_modified(|status| std::mem::replace(&mut status.state, state) != state);
+    }
+
+    pub(super) fn tell(&self, at: ClockTime, what: What) {
+        let happening = Happening { recording_id: self.config.recording_id.clone(), sample: at.into(), what };
+        // Nobody has to listen.
+        let _ = self.happenings.send(happening);
     }
 
     /// Takes the events that wait; gives the end if that was among them.
@@ -300,99 +429,81 @@ impl Session {
             self.reasons.push(Reason::Internal { message: "the room engine ended without a word".into() });
             return Some(End { reason: StopReason::Fault, at: self.clock.now(), room_is_gone: true });
         }
-        None
+        if self.came == self.life.waits() {
+            self.put_down_life();
+        }
+        self.take_steps()
     }
 
-    /// Takes one event; gives the end if that was it.
-    fn take(&mut self, event: RoomEvent) -> Option<End> {
-        if let RoomEvent::Rtp(packet) = event {
-            if !self.heard {
-                self.heard = true;
-                tracing::info!(after = ?self.clock.at(packet.arrival).since(ClockTime::ZERO), "first packet");
-            }
-            self.pipeline.packet(&packet, self.clock.at(packet.arrival));
-            return None;
-        }
-        let at = self.clock.at(event.at()).max(ClockTime::ZERO);
-        self.roll.note(&event, at);
-        if event.is_news_of_who_is_there() {
-            self.ledger_due = at;
-        }
-        match &event {
-            RoomEvent::ParticipantJoined { participant, .. } => {
-                tracing::info!(sid = %participant.sid, kind = ?participant.kind, "participant joined");
-                self.presence.joined(participant);
-            }
-            RoomEvent::ParticipantLeft { sid, reason, .. } => {
-                tracing::info!(%sid, %reason, "participant left");
-                self.presence.left(sid, at);
-            }
-            RoomEvent::TrackPublished { track, .. } => {
-                tracing::info!(track = %track.sid, source = %track.source, "track published");
-                self.published(track.key, at);
-            }
-            RoomEvent::TrackMuted { track, muted, .. } => self.pipeline.muted(*track, *muted, at),
-            RoomEvent::TrackUnpublished { track, .. } => self.pipeline.unpublished(*track, at),
-            RoomEvent::SenderReport { track, ntp, rtp, .. } => self.pipeline.sender_report(*track, *ntp, *rtp, at),
-            RoomEvent::Media { state, .. } => {
-                tracing::info!(?state, "media");
-                self.pipeline.media(*state, at);
-            }
-            RoomEvent::RoomUpdated { room, .. } => self.room_info = room.clone(),
-            RoomEvent::Overrun { dropped, .. } => {
-                tracing::error!(dropped, "the recorder was too slow and threw packets away");
-            }
-            RoomEvent::SubscriptionFailed { reason, .. } => tracing::warn!(%reason, "subscription failed"),
-            RoomEvent::Closed { reason, .. } => return Some(self.closed(reason, at)),
-            RoomEvent::Joined { .. } | RoomEvent::ParticipantUpdated { .. } | RoomEvent::Rtp(_) => {}
-        }
-        None
-    }
-
-    fn closed(&mut self, reason: &CloseReason, at: ClockTime) -> End {
-        let reason = match reason {
-            CloseReason::Requested => StopReason::Requested,
-            CloseReason::RoomClosed => StopReason::RoomClosed,
-            CloseReason::Removed(message) => {
-                self.reasons.push(Reason::Removed { message: message.clone() });
-                StopReason::Fault
-            }
-            CloseReason::Lost(message) => {
-                self.reasons.push(Reason::ConnectionLost { message: message.clone() });
-                StopReason::Fault
+    /// Joins the room again that the server closed, after a `pause`; gives the end where it is over meanwhile.
+    async fn enter_again(&mut self, owner: &mut Owner, pause: Duration) -> Option<End> {
+        self.all_left(self.clock.now());
+        let (config, first_track) = (self.config.clone(), self.roll.next_key());
+        // Until somebody has come there is nothing to lose, and it ends when they have been waited for long enough.
+        let again = async move {
+            let mut pause = pause;
+            loop {
+                tokio::time::sleep(pause).await;
+                match join(&config, first_track).await {
+                    Ok(joined) => return joined,
+                    Err(reason) => tracing::warn!(%reason, "the room cannot be joined again yet"),
+                }
+                pause = (2 * pause).min(REJOIN.1);
             }
         };
-        End { reason, at, room_is_gone: true }
-    }
-
-    fn published(&mut self, track: TrackKey, at: ClockTime) {
-        // The roll has both: it noted this very event, and its participant's before.
-        let Some(RolledTrack { track, participant_sid, kind, .. }) = self.roll.track(track) else { return };
-        let Some((participant, place)) = self.roll.participant(participant_sid) else { return };
-        let spec = TrackSpec { kind: *kind, codec: track.codec, muted: track.muted };
-        let decibels = self.config.gains.get(&participant.identity).copied().unwrap_or(0.0);
-        let speaker = Speaker {
-            side: self.sides.place(&participant, place),
-            gain: Gain { factor: 10_f32.powf(decibels / 20.0), target_lufs: self.config.target_lufs },
-            identity: participant.identity,
-        };
-        if let Err(error) = self.pipeline.published(track.key, &speaker, spec, at) {
-            self.reasons
-                .push(Reason::Output { output: format!("tracks of {}", speaker.identity), message: error.to_string() });
+        tokio::pin!(again);
+        let mut beat = clock::beat(clock::now(), TICK);
+        loop {
+            let over = tokio::select! {
+                biased;
+                Some((order, at)) = owner.orders.recv() => {
+                    self.obey(order, self.clock.at(at));
+                    self.take_steps()
+                }
+                (room, mut events) = &mut again => {
+                    if let Some(RoomEvent::Joined { room: info, .. }) = events.recv().await {
+                        self.room_info = info;
+                    }
+                    (self.room, self.events) = (Some(room), events);
+                    return None;
+                }
+                () = settled(&mut self.settling) => {
+                    self.settling = None;
+                    self.tell_state(&owner.status);
+                    None
+                }
+                () = self.sinks.news() => {
+                    owner.status.send_modify(|status| status.disk_fault = self.sinks.in_memory().map(Into::into));
+                    let all_broken = self.sinks.all_broken(self.pipeline.outputs());
+                    all_broken.then(|| End::so_far(self.clock.now()))
+                }
+                () = tokio::time::sleep_until(beat.into()) => {
+                    beat = clock::beat(clock::now(), TICK);
+                    let now = self.clock.now();
+                    self.life.end_pause_in_time(now);
+                    self.take_steps().or_else(|| {
+                        self.advance(now, now, &owner.status);
+                        self.take_steps()
+                    })
+                }
+            };
+            if let Some(end) = over {
+                return Some(End { room_is_gone: true, ..end });
+            }
         }
-        self.sinks.open(self.pipeline.outputs());
     }
 
     /// Settles what can be. Nothing is missed beyond what was `heard`: an engine that is late still has it.
     fn advance(&mut self, now: ClockTime, heard: ClockTime, status: &watch::Sender<Status>) {
-        self.pipeline.advance(now.min(heard), self.presence.alone_since());
+        self.pipeline.advance(now.min(heard), self.life.alone_since());
         self.sinks.write(&mut self.pipeline);
+        let peak_dbfs = self.pipeline.take_peak_dbfs();
+        self.life.pass(now, peak_dbfs, self.sinks.bytes());
         if now >= self.ledger_due.max(self.ledger_rests_until) {
             self.put_down(now);
         }
-        let peak_dbfs = self.pipeline.take_peak_dbfs();
         status.send_if_modified(|status| {
-            let (elapsed, participants) = (now.since(ClockTime::ZERO), self.presence.count());
+            let (elapsed, participants) = (now.since(ClockTime::ZERO), self.life.participants());
             // Who waits for news is not woken for every look.
             let news = elapsed.as_secs() != status.elapsed.as_secs() || participants != status.participants;
             status.elapsed = elapsed;
@@ -404,25 +515,6 @@ impl Session {
             }
             news
         });
-    }
-
-    /// Puts down what is known so far, for whoever has to end the recording if this process dies.
-    fn put_down(&mut self, now: ClockTime) {
-        let mut known = self.pipeline.so_far();
-        known.samples = known.samples.max(self.begins.since(MediaTime::ZERO));
-        let at = MediaTime::ZERO + known.samples;
-        let entry = |origin| entry_so_far(origin, at, &self.config.encryption);
-        let outputs = self.pipeline.outputs().origins(at).iter().map(entry).collect();
-        let mut reasons = self.reasons.clone();
-        reasons.extend(self.roll.refused().iter().cloned());
-        reasons.extend(losses(&self.roll, &known));
-        let end = End { reason: StopReason::Fault, at: now, room_is_gone: false };
-        let about = About { speech: None, sidecars: Vec::new() };
-        let manifest = Manifest { reasons, ..self.manifest(&end, &known, Outcome::Degraded, outputs, about) };
-        let so_far = serde_json::to_value(manifest).expect("plain data becomes JSON");
-        let cost = self.sinks.put_down(so_far);
-        self.ledger_rests_until = now + Duration::from_secs(cost as u64) / LEDGER_BYTES_A_SECOND as u32;
-        self.ledger_due = now + LEDGER_EVERY;
     }
 
     /// Lets retransmissions that are under way come in; what arrived after the end is not part of the recording.
@@ -447,189 +539,11 @@ impl Session {
             self.pipeline.packet(&packet, self.clock.at(packet.arrival));
         }
     }
-
-    async fn finish(mut self, end: &End) -> RecordingResult {
-        let finished = self.pipeline.finish(end.at, self.presence.alone_since());
-        let stored = self.sinks.finish(&mut self.pipeline, MediaTime::ZERO + finished.samples).await;
-        self.reasons.extend(stored.reasons);
-        let about = self.tell(&finished).await;
-        self.reasons.extend(self.roll.refused().iter().cloned());
-        self.reasons.extend(losses(&self.roll, &finished));
-        let outcome = judge(self.heard, &self.reasons);
-        let manifest = self.manifest(end, &finished, outcome, stored.entries, about);
-        if let Err(why) = manifest.check() {
-            tracing::error!(%why, "the ledger does not add up");
-            self.reasons.push(Reason::Internal { message: format!("the ledger does not add up: {why}") });
-        }
-        let json = serde_json::to_vec_pretty(&manifest).expect("plain data becomes JSON");
-        let written = self.sinks.store_manifest(json).await;
-        if let Err(error) = &written {
-            self.note_storage_fault(error.to_string());
-        }
-        let manifest = written.ok();
-        let refused = self.sinks.close(manifest.is_some() && stored.all_named, !self.config.keep_spool.is_zero()).await;
-        self.reasons.extend(refused.filter(|refused| !self.reasons.contains(refused)));
-        let outcome = judge(self.heard, &self.reasons);
-        RecordingResult {
-            recording_id: self.config.recording_id.clone(),
-            status: if outcome == Outcome::Failed { State::Failed } else { State::Ready },
-            outcome,
-            reasons: self.reasons.clone(),
-            stopped_by: Some(end.reason),
-            outputs: stored.results,
-            manifest,
-        }
-    }
-
-    fn note_storage_fault(&mut self, message: String) {
-        if !self.reasons.iter().any(|known| matches!(known, Reason::Storage { .. })) {
-            self.reasons.push(Reason::Storage { message });
-        }
-    }
-
-    /// Writes the files that tell about the recording, unless the disk refused the recording itself.
-    async fn tell(&mut self, finished: &Finished) -> About {
-        let speakers = finished.findings.speakers.as_ref();
-        let speech = speakers.map(|speakers| Speech::of(&self.roll, speakers));
-        let captions =
-            speech.as_ref().map(|speech| (SidecarKind::Speakers, "vtt", speech.captions.clone().into_bytes()));
-        let peaks = finished.findings.waveform.as_ref().map(|waveform| {
-            (SidecarKind::Peaks, "peaks.json", serde_json::to_vec(waveform).expect("plain data becomes JSON"))
-        });
-        let mut sidecars = Vec::new();
-        if self.reasons.iter().any(|known| matches!(known, Reason::Storage { .. })) {
-            return About { speech: speech.filter(|_| self.config.encryption.is_empty()), sidecars };
-        }
-        for (kind, ext, bytes) in captions.into_iter().chain(peaks) {
-            match self.sinks.store_beside(kind, ext, bytes).await {
-                Ok(entry) => sidecars.push(entry),
-                Err(reason) => self.reasons.push(reason),
-            }
-        }
-        // What is said in plain is not who spoke when: that is in a file that is sealed.
-        About { speech: speech.filter(|_| self.config.encryption.is_empty()), sidecars }
-    }
-
-    fn manifest(
-        &self,
-        end: &End,
-        finished: &Finished,
-        outcome: Outcome,
-        outputs: Vec<OutputEntry>,
-        about: About,
-    ) -> Manifest {
-        let mut participants = self.roll.participants().to_vec();
-        let mut said = Vec::new();
-        if let Some(Speech { entries, seconds, .. }) = about.speech {
-            said = entries;
-            for session in &mut participants {
-                session.speaking_seconds = Some(seconds.get(&session.sid).copied().unwrap_or(0.0));
-            }
-        }
-        let of_this_process = self.roll.tracks().iter().filter_map(|rolled| {
-            let ledger = finished.ledgers.get(&rolled.track.key)?.clone();
-            Some(TrackEntry {
-                sid: rolled.track.sid.clone(),
-                participant_sid: rolled.participant_sid.clone(),
-                identity: rolled.identity.clone(),
-                name: rolled.track.name.clone(),
-                source: rolled.track.source.clone(),
-                codec: rolled.track.codec,
-                published_sample: ledger.start,
-                unpublished_sample: ledger.end,
-                ledger,
-            })
-        });
-        let tracks = self.tracks_before.iter().cloned().chain(of_this_process).collect();
-        Manifest {
-            version: MANIFEST_VERSION,
-            recording_id: self.config.recording_id.clone(),
-            room: self.room_info.clone(),
-            started_at: self.clock.wall_zero(),
-            ended_at: self.clock.wall_zero() + finished.samples.as_duration(),
-            samples: finished.samples,
-            duration_seconds: finished.samples.as_secs_f64(),
-            outcome,
-            reasons: self.reasons.clone(),
-            stopped_by: end.reason,
-            outputs,
-            sidecars: about.sidecars,
-            loudness: finished.findings.loudness,
-            speech: said,
-            participants,
-            tracks,
-            media: self.roll.media().to_vec(),
-            versions: Versions {
-                callreel: env!("CARGO_PKG_VERSION").into(),
-                libopus: opus::version().into(),
-                livekit_server: self.room_info.server_version.clone(),
-            },
-        }
-    }
 }
 
-/// What the ledgers and decoders found missing.
-fn losses(roll: &Roll, finished: &Finished) -> Vec<Reason> {
-    let mut reasons = Vec::new();
-    let mut down = 0.0;
-    for rolled in roll.tracks() {
-        let key = rolled.track.key;
-        let Some(ledger) = finished.ledgers.get(&key) else { continue };
-        let lost = SampleCount(ledger.sums.lost).as_secs_f64();
-        if lost > LOSS_TOLERATED {
-            let (participant, track) = (rolled.identity.clone(), rolled.track.sid.clone());
-            reasons.push(Reason::LostAudio { participant, track, seconds: lost });
-        }
-        down += SampleCount(ledger.sums.recorder_down).as_secs_f64();
-        let refused = finished.refused.get(&key).copied().unwrap_or(0);
-        if refused > 0 {
-            reasons.push(Reason::Undecodable { track: rolled.track.sid.clone(), packets: refused });
-        }
-    }
-    if down > 0.0 {
-        reasons.push(Reason::RecorderDown { seconds: down });
-    }
-    reasons
-}
-
-impl RoomEvent {
-    /// Whether a manifest would tell of it.
-    fn is_news_of_who_is_there(&self) -> bool {
-        match self {
-            Self::ParticipantJoined { .. }
-            | Self::ParticipantLeft { .. }
-            | Self::TrackPublished { .. }
-            | Self::TrackUnpublished { .. }
-            | Self::SubscriptionFailed { .. }
-            | Self::Media { .. } => true,
-            Self::Joined { .. }
-            | Self::ParticipantUpdated { .. }
-            | Self::TrackMuted { .. }
-            | Self::SenderReport { .. }
-            | Self::RoomUpdated { .. }
-            | Self::Overrun { .. }
-            | Self::Closed { .. }
-            | Self::Rtp(_) => false,
-        }
-    }
-
-    /// When this process learned of it; for a packet, when it arrived.
-    fn at(&self) -> std::time::Instant {
-        match self {
-            Self::Joined { at, .. }
-            | Self::ParticipantJoined { at, .. }
-            | Self::ParticipantUpdated { at, .. }
-            | Self::ParticipantLeft { at, .. }
-            | Self::TrackPublished { at, .. }
-            | Self::TrackMuted { at, .. }
-            | Self::TrackUnpublished { at, .. }
-            | Self::SubscriptionFailed { at, .. }
-            | Self::SenderReport { at, .. }
-            | Self::RoomUpdated { at, .. }
-            | Self::Overrun { at, .. }
-            | Self::Media { at, .. }
-            | Self::Closed { at, .. } => *at,
-            Self::Rtp(packet) => packet.arrival,
-        }
+async fn settled(settling: &mut Option<Settling>) {
+    match settling {
+        Some(settling) => settling.await,
+        None => std::future::pending().await,
     }
 }

@@ -14,7 +14,7 @@ use crate::spool::{
 };
 use crate::store::Store;
 use crate::time::MediaTime;
-use crate::upload::{Upload, UploadConfig, UploadError, UploadPlan, UploadStatus};
+use crate::upload::{Spur, Upload, UploadConfig, UploadError, UploadPlan, UploadStatus};
 
 use super::handle::OutputResult;
 use super::manifest::{EncryptionEntry, OutputEntry, SidecarEntry, SidecarKind};
@@ -139,6 +139,32 @@ impl Sinks {
             upload.so_far(so_far.clone());
         }
         self.files.journal().append(&Entry::Ledger { so_far })
+    }
+
+    /// Puts down where the recording is in its life. What it gives ends when that is known to be safe.
+    pub fn put_down_life(&self, life: serde_json::Value) -> impl Future<Output = ()> + Send + use<> {
+        self.files.journal().append(&Entry::Life { life });
+        self.files.journal().committed()
+    }
+
+    /// Has the journal outlast this process however it ends: something else than files has to be ended.
+    pub fn hold(&mut self) {
+        self.files.hold();
+    }
+
+    /// What the keys of the recording's objects begin with, below the store's prefix, once the store has given it that name.
+    ///
+    /// # Errors
+    /// What the store says; that there is none.
+    pub async fn stem_in_store(&self) -> Result<String, Reason> {
+        let failed = |message: String| Reason::Storage { message };
+        let upload = self.upload.as_ref().ok_or_else(|| failed("there is no store".into()))?;
+        upload.reserve().await.map_err(|error| failed(error.to_string()))
+    }
+
+    /// Who can say that the store has only so long for what is left.
+    pub fn spur(&self) -> Option<Spur> {
+        self.upload.as_ref().map(Upload::spur)
     }
 
     /// Writes the manifest beside the files. Gives where it is.

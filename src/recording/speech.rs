@@ -103,7 +103,7 @@ mod tests {
             source: source.into(),
             codec: Codec::Opus,
             stereo: false,
-            encrypted: false,
+            encryption: Default::default(),
             muted: false,
         };
         let published = RoomEvent::TrackPublished { participant_sid: sid.into(), track, at: clock::now() };

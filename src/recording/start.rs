@@ -12,6 +12,7 @@ use crate::time::MediaTime;
 use crate::upload::UploadConfig;
 
 use super::earlier::Earlier;
+use super::life::{LifeSoFar, PauseOrder};
 use super::manifest::Manifest;
 use super::outcome::Reason;
 use super::outputs::Speaker;
@@ -28,6 +29,8 @@ pub struct Start {
     pub sinks: Sinks,
     /// What was before, where it goes on.
     pub before: Option<Before>,
+    /// A pause that lasted when an earlier process died, where what that recorded cannot be gone on with.
+    pub pause: Option<PauseOrder>,
 }
 
 /// What an earlier process knew of a recording.
@@ -40,6 +43,8 @@ pub struct Before {
     pub heard: bool,
     /// Who, and on which side.
     pub speakers: Vec<Speaker>,
+    /// Where it was in its life.
+    pub life: LifeSoFar,
     /// Where this process goes on.
     pub now: MediaTime,
 }
@@ -56,8 +61,11 @@ impl Start {
         };
         let store = store.map(|store| (store, config.upload));
         match find(config, room, at, &place).await {
-            Some((earlier, pipeline)) => Self::again(earlier, pipeline, store).await,
-            None => Self::anew(config, room, at, place, store).await,
+            (Some((earlier, pipeline)), _) => Self::again(earlier, pipeline, store).await,
+            (None, pause) => {
+                let start = Self::anew(config, room, at, place, store).await?;
+                Ok(Self { pause, ..start })
+            }
         }
     }
 
@@ -94,41 +102,54 @@ impl Start {
         let sinks = Sinks::reserve(wanted, store, config.encryption.clone()).await?;
         let pipeline = Pipeline::new(config, fastrand::u32(..))
             .map_err(|error| Reason::Internal { message: error.to_string() })?;
-        Ok(Self { clock, pipeline, sinks, before: None })
+        Ok(Self { clock, pipeline, sinks, before: None, pause: None })
     }
 
     async fn again(earlier: Earlier, pipeline: Pipeline, store: Option<(Store, UploadConfig)>) -> Result<Self, Reason> {
         let (heard, reason, speakers) = (earlier.heard(), earlier.reason(), earlier.speakers());
         tracing::warn!(%reason, "going on with what an earlier process recorded");
-        let Earlier { orphan, streams, manifest, clock, now } = earlier;
+        let Earlier { orphan, streams, manifest, life, clock, now } = earlier;
         let sinks = Sinks::go_on(orphan, streams, Memory::of_process(), store).await?;
         let mut reasons = manifest.reasons.clone();
+        // Consent may come yet.
+        reasons.retain(|reason| !matches!(reason, Reason::NoConsent { .. }));
         reasons.push(reason);
-        Ok(Self { clock, pipeline, sinks, before: Some(Before { manifest, reasons, heard, speakers, now }) })
+        let before = Some(Before { manifest, reasons, heard, speakers, life, now });
+        Ok(Self { clock, pipeline, sinks, before, pause: None })
     }
 }
 
 /// What an earlier process left of this recording, and the audio path that goes on with it. Where that cannot be, it is told
-/// why, and what it left becomes a recording of its own.
-async fn find(config: &Config, room: &RoomInfo, at: Instant, place: &Place) -> Option<(Earlier, Pipeline)> {
+/// why, and what it left becomes a recording of its own; a pause that lasted in it lasts on.
+async fn find(
+    config: &Config,
+    room: &RoomInfo,
+    at: Instant,
+    place: &Place,
+) -> (Option<(Earlier, Pipeline)>, Option<PauseOrder>) {
     let (wanted, place, room) = (config.clone(), place.clone(), room.clone());
-    let found = tokio::task::spawn_blocking(move || Earlier::find(&wanted, &place, &room, at)).await;
-    let earlier = match found {
-        Ok(Ok(earlier)) => earlier?,
-        Ok(Err(error)) => {
+    let found = tokio::task::spawn_blocking(move || {
+        let pause = Earlier::lasting_pause(&wanted, &room);
+        (Earlier::find(&wanted, &place, &room, at), pause)
+    });
+    match found.await {
+        Ok((Ok(earlier), pause)) => (earlier.and_then(|earlier| go_on(config, earlier)), pause),
+        Ok((Err(error), pause)) => {
             tracing::warn!(%error, "cannot go on with what an earlier process recorded");
-            return None;
+            (None, pause)
         }
         Err(error) => {
             tracing::error!(%error, "looking for what an earlier process recorded failed");
-            return None;
+            (None, None)
         }
-    };
+    }
+}
+
+fn go_on(config: &Config, earlier: Earlier) -> Option<(Earlier, Pipeline)> {
     let config = Config { analysis: AnalysisConfig::OFF, ..config.clone() };
-    let pipeline = earlier
-        .begun()
-        .map_err(|error| error.to_string())
-        .and_then(|begun| Pipeline::going_on(&config, &begun, earlier.speakers()).map_err(|error| error.to_string()));
+    let pipeline = earlier.begun().map_err(|error| error.to_string()).and_then(|begun| {
+        Pipeline::going_on(&config, &begun, earlier.speakers(), earlier.cuts()).map_err(|error| error.to_string())
+    });
     match pipeline {
         Ok(pipeline) => Some((earlier, pipeline)),
         Err(why) => {

@@ -3,10 +3,13 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::data::Wanted;
 use super::error::RoomError;
 #[cfg(feature = "testkit")]
 use super::net::impairment::Impairment;
 use super::token::{self, Ticket};
+use crate::call::TrackKey;
+use crate::e2ee::E2eeConfig;
 
 /// How we prove that we may join.
 #[derive(Clone)]
@@ -34,13 +37,49 @@ impl fmt::Debug for Credentials {
 /// Which ways audio may take to us.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TransportPolicy {
-    /// UDP, and TCP as well where UDP does not connect within [`Timeouts::udp`]. The default.
+    /// UDP, and TCP as well where UDP does not connect within [`Timeouts::udp`], and a relay that the server names where
+    /// TCP does not within as long again. The default.
     #[default]
     Auto,
     /// UDP only.
     Udp,
     /// TCP only.
     Tcp,
+    /// A relay (TURN) only, of those that the server names.
+    Relay,
+}
+
+/// Who receives media.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RoomEngine {
+    /// callreel's own engine, which sees every packet. The default.
+    #[default]
+    Callreel,
+    /// LiveKit's official SDK, which is libwebrtc; only where callreel was built with the feature `libwebrtc`. It hands out
+    /// PCM that has been through its jitter buffer, so that tracks are aligned by when that came, and losses are counted by
+    /// nobody. It opens no end-to-end encrypted tracks, goes over UDP and TCP as it likes, follows into no other room, and tells
+    /// of no remote procedure calls.
+    Libwebrtc,
+}
+
+impl RoomEngine {
+    /// Whether it is in this build.
+    pub const fn is_available(self) -> bool {
+        match self {
+            Self::Callreel => true,
+            Self::Libwebrtc => cfg!(feature = "libwebrtc"),
+        }
+    }
+}
+
+/// What to do when the server moves the recorder to another room.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RoomMovedPolicy {
+    /// End: another room is another call. The default.
+    #[default]
+    Stop,
+    /// Go on with whoever is there, in the same recording.
+    Follow,
 }
 
 /// How long each step may take.
@@ -54,8 +93,11 @@ pub struct Timeouts {
     /// How long media may stay away before the connection is made anew. Default 10 s: the server gives a participant
     /// up after about 15.
     pub media: Duration,
-    /// How long a lost connection is worked on before the engine gives up. Default 120 s.
+    /// How long a lost connection is worked on before the engine gives up, from when it was lost. Default 120 s.
     pub reconnect: Duration,
+    /// How long media may be away in one go, whatever becomes of the connection meanwhile, before the engine gives up:
+    /// nobody records for that long. Default 120 s.
+    pub away: Duration,
 }
 
 impl Default for Timeouts {
@@ -65,6 +107,7 @@ impl Default for Timeouts {
             udp: Duration::from_secs(3),
             media: Duration::from_secs(10),
             reconnect: Duration::from_secs(120),
+            away: Duration::from_secs(120),
         }
     }
 }
@@ -72,14 +115,21 @@ impl Default for Timeouts {
 /// What to join and how. Made by [`RoomConfig::new`] and the setters; checked by [`Room::connect`](super::Room::connect).
 #[derive(Clone, Debug)]
 pub struct RoomConfig {
-    pub(super) url: String,
+    pub(super) urls: Vec<String>,
     pub(super) credentials: Credentials,
     pub(super) room: Option<String>,
     pub(super) identity: Option<String>,
     pub(super) name: String,
+    pub(super) engine: RoomEngine,
     pub(super) transport: TransportPolicy,
     pub(super) timeouts: Timeouts,
     pub(super) backlog: usize,
+    pub(super) first_track: TrackKey,
+    pub(super) wanted: Wanted,
+    pub(super) room_moved: RoomMovedPolicy,
+    pub(super) e2ee: E2eeConfig,
+    /// Certificates that relays may show beside those that this machine trusts (DER).
+    pub(super) trusted: Vec<Vec<u8>>,
     #[cfg(feature = "testkit")]
     pub(super) impairment: Option<Impairment>,
 }
@@ -88,22 +138,40 @@ impl RoomConfig {
     /// Joins at `url` (`ws`, `wss`, `http` or `https`) with `credentials`.
     pub fn new(url: impl Into<String>, credentials: Credentials) -> Self {
         Self {
-            url: url.into(),
+            urls: vec![url.into()],
             credentials,
             room: None,
             identity: None,
             name: String::new(),
+            engine: RoomEngine::default(),
             transport: TransportPolicy::default(),
             timeouts: Timeouts::default(),
             backlog: 60_000,
+            first_track: TrackKey(0),
+            wanted: Wanted::default(),
+            room_moved: RoomMovedPolicy::default(),
+            e2ee: E2eeConfig::default(),
+            trusted: Vec::new(),
             #[cfg(feature = "testkit")]
             impairment: None,
         }
     }
 
     /// Joins elsewhere.
-    pub fn url(mut self, url: impl Into<String>) -> Self {
-        self.url = url.into();
+    pub fn url(self, url: impl Into<String>) -> Self {
+        self.urls([url])
+    }
+
+    /// Joins at the first of these servers that can be used; the rest are for when one cannot be reached or fails, at the
+    /// start or later. Each may take [`Timeouts::join`]. They must lead to the same rooms.
+    pub fn urls<U: Into<String>>(mut self, urls: impl IntoIterator<Item = U>) -> Self {
+        self.urls = urls.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// What to do when the server moves us to another room. Default [`RoomMovedPolicy::Stop`].
+    pub fn room_moved(mut self, policy: RoomMovedPolicy) -> Self {
+        self.room_moved = policy;
         self
     }
 
@@ -122,6 +190,12 @@ impl RoomConfig {
     /// The name shown where a server's tools list participants. Default empty.
     pub fn display_name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
+        self
+    }
+
+    /// Who receives media. Default [`RoomEngine::Callreel`].
+    pub fn engine(mut self, engine: RoomEngine) -> Self {
+        self.engine = engine;
         self
     }
 
@@ -144,6 +218,40 @@ impl RoomConfig {
         self
     }
 
+    /// The topics of data messages, and the names of remote procedures, that are told
+    /// ([`RoomEvent::Data`](super::RoomEvent::Data)), as far as one sender does not send more than twenty a second. Default
+    /// none: the server sends them all the same, and the rest is thrown away uncounted.
+    pub fn topics<T: Into<String>>(mut self, topics: impl IntoIterator<Item = T>) -> Self {
+        self.wanted.topics = topics.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Whether keys pressed on telephones are told, as data messages are. Default no.
+    pub fn dtmf(mut self, wanted: bool) -> Self {
+        self.wanted.dtmf = wanted;
+        self
+    }
+
+    /// The keys to end-to-end encrypted tracks. Default none: their frames cannot be opened, and
+    /// [that is told](super::RoomEvent::Undecryptable). Tracks that are not encrypted are taken as they are.
+    pub fn e2ee(mut self, keys: E2eeConfig) -> Self {
+        self.e2ee = keys;
+        self
+    }
+
+    /// Trusts a certificate (DER) where a relay over TLS shows it, beside those that this machine trusts.
+    #[cfg(feature = "testkit")]
+    pub fn trust(mut self, certificate: Vec<u8>) -> Self {
+        self.trusted.push(certificate);
+        self
+    }
+
+    /// The key of the first track; others follow. For who joins again, and knows tracks by their keys already. Default 0.
+    pub fn first_track(mut self, first: TrackKey) -> Self {
+        self.first_track = first;
+        self
+    }
+
     /// Loses packets on purpose, at our own socket.
     #[cfg(feature = "testkit")]
     pub fn impairment(mut self, impairment: Impairment) -> Self {
@@ -153,29 +261,43 @@ impl RoomConfig {
 
     /// Checks the settings and settles who joins what.
     pub(super) fn resolve(&self) -> Result<Resolved, RoomError> {
-        self.check_url()?;
+        if self.urls.is_empty() {
+            return Err(RoomError::config("url", "is missing"));
+        }
+        self.urls.iter().try_for_each(|url| check_url(url))?;
         if self.backlog == 0 {
             return Err(RoomError::config("backlog", "must be at least one packet"));
         }
+        self.check_engine()?;
         match &self.credentials {
             Credentials::Token(token) => self.resolve_token(token),
             Credentials::ApiKey { key, secret } => self.resolve_key(key, secret),
         }
     }
 
-    fn check_url(&self) -> Result<(), RoomError> {
-        if self.url.trim().is_empty() {
-            return Err(RoomError::config("url", "is missing"));
+    /// Whether the engine can do what is asked for.
+    fn check_engine(&self) -> Result<(), RoomError> {
+        if self.engine == RoomEngine::Callreel {
+            return Ok(());
         }
-        let rest = ["ws://", "wss://", "http://", "https://"].iter().find_map(|scheme| self.url.strip_prefix(scheme));
-        match rest {
-            Some(host) if !host.is_empty() && !host.starts_with('/') => Ok(()),
-            Some(_) => Err(RoomError::config("url", format!("{:?} names no host", self.url))),
-            None => Err(RoomError::config(
-                "url",
-                format!("{:?} does not start with ws://, wss://, http:// or https://", self.url),
-            )),
+        if !self.engine.is_available() {
+            return Err(RoomError::config("engine", "libwebrtc is not available in this build"));
         }
+        let lacks = |field, what| Err(RoomError::config(field, format!("engine libwebrtc {what}")));
+        if !self.e2ee.is_empty() {
+            return lacks("e2ee", "opens no end-to-end encrypted tracks");
+        }
+        if matches!(self.transport, TransportPolicy::Udp | TransportPolicy::Tcp) {
+            return lacks("transport", "chooses between UDP and TCP by itself");
+        }
+        if self.room_moved == RoomMovedPolicy::Follow {
+            return lacks("room_moved", "follows into no other room");
+        }
+        #[cfg(feature = "testkit")]
+        if self.impairment.is_some() {
+            return lacks("impairment", "has sockets that nobody else sees");
+        }
+        Ok(())
     }
 
     fn resolve_token(&self, token: &str) -> Result<Resolved, RoomError> {
@@ -211,6 +333,20 @@ impl RoomConfig {
     }
 }
 
+fn check_url(url: &str) -> Result<(), RoomError> {
+    if url.trim().is_empty() {
+        return Err(RoomError::config("url", "is missing"));
+    }
+    let rest = ["ws://", "wss://", "http://", "https://"].iter().find_map(|scheme| url.strip_prefix(scheme));
+    match rest {
+        Some(host) if !host.is_empty() && !host.starts_with('/') => Ok(()),
+        Some(_) => Err(RoomError::config("url", format!("{url:?} names no host"))),
+        None => {
+            Err(RoomError::config("url", format!("{url:?} does not start with ws://, wss://, http:// or https://")))
+        }
+    }
+}
+
 /// Settings that passed their checks.
 #[derive(Clone)]
 pub(super) struct Resolved {
@@ -231,9 +367,11 @@ mod tests {
     #[test]
     fn each_mistake_is_named_by_its_setting() {
         let cases = [
-            (RoomConfig { url: String::new(), ..with_key() }, "url"),
-            (RoomConfig { url: "127.0.0.1:7880".into(), ..with_key() }, "url"),
-            (RoomConfig { url: "ws:///rtc".into(), ..with_key() }, "url"),
+            (with_key().url(""), "url"),
+            (with_key().url("127.0.0.1:7880"), "url"),
+            (with_key().url("ws:///rtc"), "url"),
+            (with_key().urls([""; 0]), "url"),
+            (with_key().urls(["ws://127.0.0.1:7880", "calls.example"]), "url"),
             (RoomConfig { room: None, ..with_key() }, "room"),
             (with_key().room(""), "room"),
             (with_key().identity(""), "identity"),
@@ -247,6 +385,26 @@ mod tests {
                 Err(RoomError::Config { field, .. }) => assert_eq!(field, name),
                 other => panic!("{name}: {other:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn an_engine_that_is_not_in_this_build_is_refused() {
+        let refused = |config: RoomConfig| match config.engine(RoomEngine::Libwebrtc).resolve().map(|_| ()) {
+            Err(RoomError::Config { field, .. }) => Some(field),
+            Ok(()) => None,
+            Err(other) => panic!("{other}"),
+        };
+        let is_here = RoomEngine::Libwebrtc.is_available();
+        assert!(RoomEngine::Callreel.is_available());
+        assert_eq!(is_here, cfg!(feature = "libwebrtc"));
+        for (config, field) in [
+            (with_key(), None),
+            (with_key().transport(TransportPolicy::Relay), None),
+            (with_key().transport(TransportPolicy::Tcp), Some("transport")),
+            (with_key().room_moved(RoomMovedPolicy::Follow), Some("room_moved")),
+        ] {
+            assert_eq!(refused(config), if is_here { field } else { Some("engine") });
         }
     }
 

@@ -7,26 +7,30 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use livekit_protocol::{
-    DisconnectReason, JoinResponse, LeaveRequest, ReconnectReason, SessionDescription, SignalTarget, SubscriptionError,
-    SyncState, TrickleRequest, leave_request, signal_request, signal_response,
+    ClientConfigSetting, DisconnectReason, JoinResponse, LeaveRequest, ReconnectReason, RoomMovedResponse,
+    SessionDescription, SignalTarget, SubscriptionError, SyncState, leave_request, signal_request, signal_response,
 };
-use str0m::Candidate;
-use str0m::net::{Protocol, Transmit};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::config::{RoomConfig, TransportPolicy};
-use super::error::RoomError;
-use super::event::{CloseReason, MediaState, RoomEvent, RoomInfo, Transport};
+use super::config::{RoomConfig, RoomMovedPolicy, TransportPolicy};
+use super::data::{self, Gate};
+use super::error::{self, RoomError};
+use super::event::{CloseReason, MediaState, RoomEvent, RoomInfo, RtpPacket, Transport};
+use super::media::{self, Media};
+use super::net::relay::{Relay, RelayServer, Relayed};
 use super::net::tcp::TcpLink;
 use super::net::udp::{Burst, Datagram, UdpLink};
-use super::pace::Pace;
 use super::peer::{self, Output, Peer, PeerEvent};
 use super::queue::EventSender;
+use super::renewal::Renewals;
 use super::repair::{Repair, Step};
 use super::roster::{self, Roster};
 use super::sdp;
 use super::signal::{Command, Notice, Signal};
+use super::unseal::Unsealing;
+use crate::call::TrackKey;
+use crate::e2ee::Derived;
 
 /// Room for what a TCP stream has at a time.
 const PACKET: usize = 64 << 10;
@@ -42,6 +46,8 @@ const QUIET: Duration = Duration::from_secs(1);
 
 /// How long the server may take to begin ICE anew by itself, after it closed the path.
 const RESTART_GRACE: Duration = Duration::from_millis(500);
+/// How long the server's addresses may come in after its offer.
+const TRICKLE: Duration = Duration::from_millis(300);
 
 /// How long saying goodbye may take.
 const GOODBYE: Duration = Duration::from_secs(2);
@@ -58,7 +64,12 @@ pub(super) struct Engine {
     signal: Signal,
     requests: mpsc::UnboundedReceiver<Request>,
     roster: Roster,
+    renewals: Renewals,
     repair: Repair,
+    data: Gate,
+    unsealing: Unsealing,
+    /// Keys that are being derived.
+    deriving: Option<JoinHandle<Derived>>,
     media: Media,
     /// The last offer and our answer to it: a resumed session is told both.
     negotiated: Option<(SessionDescription, SessionDescription)>,
@@ -71,29 +82,11 @@ pub(super) struct Engine {
 pub(super) enum Request {
     /// Leave and end.
     Close,
+    /// Take a subscription off and put it on again.
+    Resubscribe(TrackKey),
     /// Have the server act out a disturbance.
     #[cfg(feature = "testkit")]
     Simulate(livekit_protocol::simulate_scenario::Scenario),
-}
-
-/// The media connection and what it runs over.
-struct Media {
-    /// `None` from a fatal error until the next session.
-    peer: Option<Peer>,
-    udp: UdpLink,
-    pace: Pace,
-    tcp: Option<TcpLink>,
-    /// ICE has begun anew since `tcp` was opened: the server will close it and wants another (RFC 6544 §7.1).
-    tcp_stale: bool,
-    opening: Option<JoinHandle<io::Result<TcpLink>>>,
-    tcp_candidates: Vec<Candidate>,
-    /// When to try TCP beside UDP.
-    tcp_at: Option<Instant>,
-    /// When to ask the server to begin ICE anew, unless it does so by itself.
-    resume_at: Option<Instant>,
-    /// When media must have come (back).
-    deadline: Option<Instant>,
-    told: Option<MediaState>,
 }
 
 impl Engine {
@@ -117,27 +110,19 @@ impl Engine {
             Some(impairment) => udp.impaired(impairment.filter()),
             None => udp,
         };
-        let media = Media {
-            peer: None,
-            pace: Pace::new(udp.capacity(), at),
-            udp,
-            tcp: None,
-            tcp_stale: false,
-            opening: None,
-            tcp_candidates: Vec::new(),
-            tcp_at: None,
-            resume_at: None,
-            deadline: None,
-            told: None,
-        };
+        let media = Media::new(udp, config.trusted.clone(), at);
         let mut engine = Self {
-            repair: Repair::new(config.timeouts.reconnect),
-            config,
+            repair: Repair::new(config.timeouts.reconnect, config.timeouts.away, at),
             room: room_info(join),
             events,
             signal,
             requests,
-            roster: Roster::default(),
+            roster: Roster::new(config.first_track),
+            renewals: Renewals::default(),
+            data: Gate::new(config.wanted.clone()),
+            unsealing: Unsealing::new(config.e2ee.clone()),
+            deriving: None,
+            config,
             media,
             negotiated: None,
             buffer: Vec::new(),
@@ -157,6 +142,7 @@ impl Engine {
                 break;
             }
         }
+        self.open_what_waits().await;
         tracing::debug!(?reason, "leaving the room");
         self.say_goodbye().await;
         let at = crate::clock::now();
@@ -179,8 +165,14 @@ impl Engine {
                     Flow::Continue(()) => self.on_notice(notice),
                     broken => broken,
                 },
-                ready = tcp_readable(&mut self.media.tcp) => self.on_stream(ready),
-                opened = tcp_opened(&mut self.media.opening) => self.on_opened(opened),
+                ready = media::tcp_readable(&mut self.media.tcp) => self.on_stream(ready),
+                opened = media::tcp_opened(&mut self.media.opening) => self.on_opened(opened),
+                lent = media::lent(&mut self.media.lending) => self.on_lent(lent),
+                relayed = media::relayed(&mut self.media.relay) => self.on_relayed(relayed),
+                derived = derived(&mut self.deriving) => {
+                    self.on_derived(derived);
+                    ON
+                }
                 request = self.requests.recv() => self.on_request(request),
                 () = tokio::time::sleep_until(wake.into()) => self.on_datagrams(Ok(())),
             };
@@ -198,13 +190,22 @@ impl Engine {
             peer.bind(&sid, key);
         }
         self.negotiated = None;
+        self.renewals.clear();
+        self.unsealing.enter(&join.sif_trailer);
         let media = &mut self.media;
         media.peer = Some(peer);
         media.drop_tcp();
         media.tcp_candidates.clear();
         media.tcp_at = None;
+        media.drop_relay();
+        media.relays = RelayServer::all(&join.ice_servers);
+        let forced = join.client_configuration.as_ref().map(|settings| settings.force_relay());
+        media.relay_only =
+            self.config.transport == TransportPolicy::Relay || forced == Some(ClientConfigSetting::Enabled);
+        media.relay_at = None;
         media.resume_at = None;
-        media.deadline = Some(at + self.config.timeouts.udp + self.config.timeouts.media);
+        let tries = if media.relays.is_empty() { 1 } else { 2 };
+        media.deadline = Some(at + self.config.timeouts.udp * tries + self.config.timeouts.media);
         let events = self.roster.resync(join.participant.as_ref(), &join.other_participants, at);
         self.publish(events);
         let subscription = roster::subscription(self.roster.tracks().map(|(participant, sid, _)| (participant, sid)));
@@ -216,16 +217,66 @@ impl Engine {
     /// Tells events, and readies the media connection for the tracks that they bring.
     fn publish(&mut self, events: Vec<RoomEvent>) {
         for event in events {
-            if let (RoomEvent::TrackPublished { track, .. }, Some(peer)) = (&event, &mut self.media.peer) {
-                peer.bind(&track.sid, track.key);
+            if let RoomEvent::TrackPublished { participant_sid, track, .. } = &event {
+                let identity = self.roster.identity(participant_sid).unwrap_or_default();
+                self.unsealing.published(track.key, identity, track.encryption);
+                if let Some(peer) = &mut self.media.peer {
+                    peer.bind(&track.sid, track.key);
+                }
             }
             self.events.send(event);
+        }
+    }
+
+    /// Passes a packet on, opened if it is encrypted.
+    fn on_packet(&mut self, packet: RtpPacket) {
+        if let Some(packet) = self.unsealing.open(packet) {
+            self.events.send(RoomEvent::Rtp(packet));
+        }
+    }
+
+    fn on_derived(&mut self, derived: Derived) {
+        for packet in self.unsealing.learn(derived) {
+            self.events.send(RoomEvent::Rtp(packet));
+        }
+    }
+
+    /// Derives keys for as long as frames wait for any, and tells what cannot be opened.
+    async fn open_what_waits(&mut self) {
+        loop {
+            self.derive_next();
+            if self.deriving.is_none() {
+                break;
+            }
+            let derived = derived(&mut self.deriving).await;
+            self.on_derived(derived);
+        }
+        for report in self.unsealing.reports(crate::clock::now(), true) {
+            self.events.send(report);
+        }
+    }
+
+    /// Begins to derive the next keys that frames wait for, elsewhere: it takes longer than packets should wait in a socket.
+    fn derive_next(&mut self) {
+        if self.deriving.is_none()
+            && let Some(work) = self.unsealing.next_derivation()
+        {
+            self.deriving = Some(tokio::task::spawn_blocking(|| work.run()));
         }
     }
 
     fn on_request(&mut self, request: Option<Request>) -> Flow {
         match request {
             Some(Request::Close) | None => Flow::Break(CloseReason::Requested),
+            Some(Request::Resubscribe(track)) => {
+                let now = crate::clock::now();
+                let sid = self.roster.tracks().find(|(.., key)| *key == track).map(|(_, sid, _)| sid.to_owned());
+                if let Some(sid) = sid.filter(|sid| self.renewals.begin(sid, now)) {
+                    tracing::info!(%track, "subscribing anew");
+                    self.subscribe(&[sid], false);
+                }
+                ON
+            }
             #[cfg(feature = "testkit")]
             Some(Request::Simulate(scenario)) => {
                 let scenario = livekit_protocol::SimulateScenario { scenario: Some(scenario) };
@@ -239,14 +290,20 @@ impl Engine {
         if self.events.is_abandoned() {
             return Flow::Break(CloseReason::Lost("nobody takes the room's events any more".into()));
         }
-        if let Some(why) = self.repair.exhausted(now) {
-            let patience = self.config.timeouts.reconnect;
+        if let Some((why, patience)) = self.repair.exhausted(now) {
             return Flow::Break(CloseReason::Lost(format!("{why}; not mended within {patience:?}")));
         }
         if self.media.tcp_at.is_some_and(|at| at <= now) {
             self.media.tcp_at = None;
             tracing::info!("media does not connect over UDP; trying TCP");
             self.media.open_tcp();
+        }
+        if self.media.relay_at.is_some_and(|at| at <= now) {
+            self.media.relay_at = None;
+            if !self.media.relays.is_empty() {
+                tracing::info!("media does not connect; trying a relay");
+                self.media.borrow_address();
+            }
         }
         if self.media.resume_at.is_some_and(|at| at <= now) {
             self.media.resume_at = None;
@@ -256,6 +313,12 @@ impl Engine {
             self.media.deadline = None;
             self.repair.need(Step::Rejoin, "media does not connect", now);
         }
+        self.derive_next();
+        for report in self.unsealing.reports(now, false) {
+            self.events.send(report);
+        }
+        let overdue = self.renewals.overdue(now);
+        self.subscribe(&overdue, true);
         match self.repair.due(now) {
             Some(Step::Resume) => {
                 let media_lost = self.media.told == Some(MediaState::Interrupted);
@@ -275,8 +338,10 @@ impl Engine {
     /// Does all that the media connection wants, and tells when it wants to be woken.
     fn drain(&mut self, now: Instant) -> Instant {
         let mut wake = now + Duration::from_secs(3600);
-        let timers = [self.repair.wake(), self.media.tcp_at, self.media.resume_at, self.media.deadline];
-        for at in timers.into_iter().flatten() {
+        let media = &self.media;
+        let timers = [media.tcp_at, media.relay_at, media.resume_at, media.deadline];
+        let others = [self.repair.wake(), self.renewals.wake(), self.unsealing.wake()];
+        for at in timers.into_iter().chain(others).flatten() {
             wake = wake.min(at);
         }
         let Some(peer) = &mut self.media.peer else { return wake };
@@ -310,14 +375,23 @@ impl Engine {
 
     fn on_peer_event(&mut self, event: PeerEvent, now: Instant) {
         match event {
-            PeerEvent::Rtp(packet) => self.events.send(RoomEvent::Rtp(packet)),
+            PeerEvent::Rtp(packet) => self.on_packet(packet),
             PeerEvent::SenderReport { track, ntp, rtp, at } => {
                 self.events.send(RoomEvent::SenderReport { track, ntp, rtp, at });
+            }
+            PeerEvent::Data(packet) => {
+                if !self.data.is_shut()
+                    && let Some((from, message)) = data::decode(&packet)
+                    && self.data.admits(&from, &message, now)
+                {
+                    self.events.send(RoomEvent::Data { from, message, at: now });
+                }
             }
             PeerEvent::Connected | PeerEvent::PathRestored => {
                 self.media.deadline = None;
                 self.media.resume_at = None;
                 self.media.tcp_at = None;
+                self.media.relay_at = None;
                 let transport = self.media.peer.as_ref().map_or(Transport::Udp, Peer::transport);
                 self.tell_media(MediaState::Connected(transport), now);
             }
@@ -351,6 +425,16 @@ impl Engine {
     fn tell_media(&mut self, state: MediaState, at: Instant) {
         if self.media.told != Some(state) && (self.media.told.is_some() || state != MediaState::Interrupted) {
             self.media.told = Some(state);
+            // It broke with the last that came, however long it took to be noticed.
+            let at = match state {
+                MediaState::Connected(_) => at,
+                MediaState::Interrupted => self.media.alive.min(at),
+            };
+            self.media.alive = at;
+            match state {
+                MediaState::Connected(_) => self.repair.media_came(),
+                MediaState::Interrupted => self.repair.media_left(at),
+            }
             self.events.send(RoomEvent::Media { state, at });
         }
     }
@@ -447,6 +531,43 @@ impl Engine {
         ON
     }
 
+    fn on_lent(&mut self, lent: io::Result<Relay>) -> Flow {
+        match lent {
+            Ok(relay) => {
+                self.media.relay = Some(relay);
+                self.offer_relayed();
+            }
+            Err(error) => tracing::info!(%error, "no relay lends us an address"),
+        }
+        ON
+    }
+
+    /// Takes the address that a relay lends us for one of ours, and tells the server.
+    fn offer_relayed(&mut self) {
+        let (Some(relay), Some(peer)) = (&self.media.relay, &mut self.media.peer) else { return };
+        if let Some(ours) = peer.add_relayed(relay.address(), relay.local()) {
+            self.signal.send(media::ours_is(&ours));
+        }
+    }
+
+    fn on_relayed(&mut self, relayed: Option<Relayed>) -> Flow {
+        let now = crate::clock::now();
+        let Some(relay) = &self.media.relay else { return ON };
+        let address = relay.address();
+        match relayed {
+            Some(Relayed { bytes, source, arrival }) => {
+                self.receive(Transport::Relay, source, address, &bytes, arrival, now);
+            }
+            None => {
+                self.media.relay = None;
+                if self.media.told == Some(MediaState::Connected(Transport::Relay)) {
+                    self.on_path_lost(now);
+                }
+            }
+        }
+        ON
+    }
+
     fn receive(
         &mut self,
         way: Transport,
@@ -457,6 +578,7 @@ impl Engine {
         now: Instant,
     ) {
         let Some(peer) = &mut self.media.peer else { return };
+        self.media.alive = self.media.alive.max(arrival);
         match peer.receive(way, source, destination, packet, arrival) {
             Ok(()) => drop(self.drain_outputs(now)),
             Err(error) => self.on_peer_failed(&error, now),
@@ -472,8 +594,11 @@ impl Engine {
                     self.repair.need(Step::Resume, format!("signalling was lost: {why}"), now);
                 }
             }
-            Notice::Resumed => {
+            Notice::Resumed(ice_servers) => {
                 self.repair.succeeded(now);
+                if !ice_servers.is_empty() {
+                    self.media.relays = RelayServer::all(&ice_servers);
+                }
                 let state = self.sync_state();
                 self.signal.send(signal_request::Message::SyncState(state));
                 self.signal.ask(Command::Settled);
@@ -488,7 +613,8 @@ impl Engine {
                 self.enter(&join, at);
             }
             Notice::NotJoined(RoomError::RoomNotFound { .. }) => return Flow::Break(CloseReason::RoomClosed),
-            Notice::NotJoined(error) if error.is_passing() => {
+            // Of a server that was there before, what answers in its stead is trouble on the way.
+            Notice::NotJoined(error) if error.is_passing() || error.is_of_the_server() => {
                 self.repair.failed(Step::Rejoin, error.to_string(), now);
             }
             Notice::NotJoined(error) => return Flow::Break(CloseReason::Lost(error.to_string())),
@@ -541,11 +667,31 @@ impl Engine {
                 }
             }
             Message::Leave(leave) => return self.on_leave(&leave, now),
-            Message::RoomMoved(_) => {
-                return Flow::Break(CloseReason::Removed("moved to another room".into()));
-            }
+            Message::RoomMoved(moved) => return self.on_moved(moved, now),
             _ => {}
         }
+        ON
+    }
+
+    fn on_moved(&mut self, moved: RoomMovedResponse, now: Instant) -> Flow {
+        let (sid, name) = moved.room.map(|room| (room.sid, room.name)).unwrap_or_default();
+        tracing::warn!(room = %name, "the server moved us to another room");
+        match self.config.room_moved {
+            RoomMovedPolicy::Stop => return Flow::Break(CloseReason::Moved(name)),
+            RoomMovedPolicy::Follow => {}
+        }
+        self.signal.ask(Command::Moved { room: name.clone(), token: moved.token });
+        self.room = RoomInfo { sid, name, server_version: std::mem::take(&mut self.room.server_version) };
+        self.renewals.clear();
+        let (left, come): (Vec<_>, Vec<_>) =
+            self.roster.resync(moved.participant.as_ref(), &moved.other_participants, now).into_iter().partition(
+                |event| matches!(event, RoomEvent::TrackUnpublished { .. } | RoomEvent::ParticipantLeft { .. }),
+            );
+        self.publish(left);
+        self.events.send(RoomEvent::RoomUpdated { room: self.room.clone(), at: now });
+        self.publish(come);
+        let all = self.roster.tracks().map(|(_, sid, _)| sid.to_owned()).collect::<Vec<_>>();
+        self.subscribe(&all, true);
         ON
     }
 
@@ -574,12 +720,37 @@ impl Engine {
             self.media.tcp_candidates.clear();
             self.media.tcp_stale = true;
             self.media.resume_at = None;
+            self.media.udp.reroute();
         }
         if (first || restarted) && self.config.transport == TransportPolicy::Auto {
-            self.media.tcp_at = Some(now + self.config.timeouts.udp);
+            // Where no path worked any more, the old one is not waited for once more.
+            let is_lost = restarted && self.media.told == Some(MediaState::Interrupted);
+            self.media.tcp_at = Some(now + if is_lost { TRICKLE } else { self.config.timeouts.udp });
+            self.media.relay_at = Some(now + self.config.timeouts.udp * 2);
+        }
+        if restarted {
+            self.offer_relayed();
+        }
+        if (first || restarted) && (self.media.relay_only || self.media.way() == Some(Transport::Relay)) {
+            self.media.borrow_address();
         }
         for candidate in &parsed.candidates {
             self.on_candidate(candidate);
+        }
+        let held =
+            self.negotiated.as_ref().map(|(offer, _)| parsed.streams(&offer.mid_to_track_id)).unwrap_or_default();
+        let taken_off = self.renewals.offered(held.iter().map(|(_, track)| track.as_str()));
+        self.subscribe(&taken_off, true);
+    }
+
+    /// Wishes for tracks that are still there, or no longer.
+    fn subscribe(&self, track_sids: &[String], on: bool) {
+        let there = |sid: &str| track_sids.iter().any(|wanted| wanted == sid);
+        let tracks = self.roster.tracks().filter(|(_, sid, _)| there(sid)).map(|(who, sid, _)| (who, sid));
+        let mut subscription = roster::subscription(tracks);
+        subscription.subscribe = on;
+        if !subscription.participant_tracks.is_empty() {
+            self.signal.send(signal_request::Message::Subscription(subscription));
         }
     }
 
@@ -589,24 +760,25 @@ impl Engine {
         let Some(peer) = &mut self.media.peer else { return };
         if peer::is_udp(&candidate) && self.config.transport != TransportPolicy::Tcp {
             match self.media.udp.route(candidate.addr()) {
+                _ if self.media.relay_only => {}
                 Ok(local) => {
                     if let Some(ours) = peer.add_local(local, Transport::Udp) {
-                        self.signal.send(signal_request::Message::Trickle(TrickleRequest {
-                            candidate_init: sdp::candidate_init(&ours),
-                            target: SignalTarget::Subscriber as i32,
-                            ..Default::default()
-                        }));
+                        self.signal.send(media::ours_is(&ours));
                     }
-                    peer.add_remote(candidate);
                 }
                 Err(error) => tracing::debug!(%error, "no way to one of the server's addresses"),
             }
-        } else if peer::is_tcp_passive(&candidate) && self.config.transport != TransportPolicy::Udp {
+            // Where we have no way to, a relay may have one.
+            peer.add_remote(candidate);
+        } else if peer::is_tcp_passive(&candidate)
+            && self.config.transport != TransportPolicy::Udp
+            && !self.media.relay_only
+        {
             if !self.media.tcp_candidates.contains(&candidate) {
                 self.media.tcp_candidates.push(candidate);
             }
             let tcp_is_all = self.config.transport == TransportPolicy::Tcp;
-            if tcp_is_all || self.media.tcp_was_the_way() {
+            if tcp_is_all || self.media.way() == Some(Transport::Tcp) {
                 self.media.open_tcp();
             }
         }
@@ -622,23 +794,10 @@ impl Engine {
                 DisconnectReason::RoomDeleted | DisconnectReason::RoomClosed => {
                     return Flow::Break(CloseReason::RoomClosed);
                 }
-                DisconnectReason::DuplicateIdentity
-                | DisconnectReason::ParticipantRemoved
-                | DisconnectReason::ClientInitiated
-                | DisconnectReason::UserUnavailable
-                | DisconnectReason::UserRejected
-                | DisconnectReason::SipTrunkFailure
-                | DisconnectReason::AgentError => {
+                _ if !error::is_the_servers_trouble(reason) => {
                     return Flow::Break(CloseReason::Removed(reason.as_str_name().to_lowercase()));
                 }
-                DisconnectReason::ServerShutdown
-                | DisconnectReason::Migration
-                | DisconnectReason::StateMismatch
-                | DisconnectReason::JoinFailure
-                | DisconnectReason::SignalClose
-                | DisconnectReason::ConnectionTimeout
-                | DisconnectReason::MediaFailure
-                | DisconnectReason::UnknownReason => self.repair.need(Step::Rejoin, why, now),
+                _ => self.repair.need(Step::Rejoin, why, now),
             },
         }
         ON
@@ -663,62 +822,11 @@ impl Engine {
     }
 }
 
-impl Media {
-    fn transmit(&mut self, transmit: &Transmit) {
-        if transmit.proto == Protocol::Udp {
-            self.udp.send(&transmit.contents, transmit.destination);
-            return;
-        }
-        let ours = |tcp: &&mut TcpLink| tcp.remote() == transmit.destination && tcp.local() == transmit.source;
-        if let Some(tcp) = self.tcp.as_mut().filter(ours)
-            && let Err(error) = tcp.send(&transmit.contents)
-        {
-            // The next read finds the stream broken and says so.
-            tracing::debug!(%error, "not sent over TCP");
-        }
-    }
-
-    fn open_tcp(&mut self) {
-        if self.opening.is_some() || (self.tcp.is_some() && !self.tcp_stale) {
-            return;
-        }
-        let remotes: Vec<SocketAddr> = self.tcp_candidates.iter().map(Candidate::addr).collect();
-        if !remotes.is_empty() {
-            self.opening = Some(tokio::spawn(TcpLink::open(remotes)));
-        }
-    }
-
-    fn drop_tcp(&mut self) {
-        self.tcp = None;
-        if let Some(opening) = self.opening.take() {
-            opening.abort();
-        }
-    }
-
-    /// Whether media took TCP last.
-    fn tcp_was_the_way(&self) -> bool {
-        self.peer.as_ref().is_some_and(|peer| peer.is_connected() && peer.transport() == Transport::Tcp)
-    }
-}
-
-impl Drop for Media {
-    fn drop(&mut self) {
-        self.drop_tcp();
-    }
-}
-
-async fn tcp_readable(tcp: &mut Option<TcpLink>) -> io::Result<()> {
-    match tcp {
-        Some(tcp) => tcp.readable().await,
-        None => pending().await,
-    }
-}
-
-async fn tcp_opened(opening: &mut Option<JoinHandle<io::Result<TcpLink>>>) -> io::Result<TcpLink> {
-    let Some(task) = opening else { return pending().await };
-    let opened = task.await;
-    *opening = None;
-    opened.map_err(io::Error::other)?
+async fn derived(deriving: &mut Option<JoinHandle<Derived>>) -> Derived {
+    let Some(task) = deriving else { return pending().await };
+    let derived = task.await.expect("deriving a key does not panic, and nobody aborts it");
+    *deriving = None;
+    derived
 }
 
 fn room_info(join: &JoinResponse) -> RoomInfo {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use livekit_api::access_token::Claims;
+use livekit_protocol::{DisconnectReason, leave_request};
 use livekit_signaling::SignalError;
 
 /// Why a room could not be joined.
@@ -60,7 +61,7 @@ pub enum RoomError {
         expired_at: String,
     },
     /// The server knows us, but does not let us in.
-    #[error("{url} does not let us into room {room:?} (HTTP {status}): {problem}")]
+    #[error("{url} does not let us into room {room:?}{}: {problem}", http(*status))]
     RoomRefused {
         /// The server's address.
         url: String,
@@ -82,11 +83,11 @@ pub enum RoomError {
         problem: String,
     },
     /// The server is there but cannot take us.
-    #[error("the LiveKit server at {url} failed (HTTP {status}): {problem}")]
+    #[error("the LiveKit server at {url} failed{}: {problem}", http(*status))]
     ServerFailed {
         /// The server's address.
         url: String,
-        /// The status it answered with.
+        /// The status it answered with; 0 where it refused without one.
         status: u16,
         /// The server's words.
         problem: String,
@@ -98,6 +99,12 @@ pub enum RoomError {
         url: String,
         /// How long we waited.
         after: Duration,
+    },
+    /// None of several servers could be used.
+    #[error("none of the servers can be used: {}", each(attempts))]
+    AllServers {
+        /// What was wrong with each, in the order in which they were tried.
+        attempts: Vec<RoomError>,
     },
     /// No audio can arrive here, whatever the server does.
     #[error("media cannot be received: {problem}")]
@@ -112,10 +119,43 @@ impl RoomError {
         Self::Config { field, problem: problem.into() }
     }
 
+    /// What is to be said of servers that all failed.
+    pub(super) fn of_all(mut attempts: Vec<Self>) -> Self {
+        match attempts.len() {
+            1 => attempts.remove(0),
+            _ => Self::AllServers { attempts },
+        }
+    }
+
+    /// Whether this says something of one server only, so that another one may do.
+    pub(super) fn is_of_the_server(&self) -> bool {
+        match self {
+            Self::Unreachable { .. }
+            | Self::Tls { .. }
+            | Self::NotLiveKit { .. }
+            | Self::ServerFailed { .. }
+            | Self::JoinTimeout { .. } => true,
+            Self::AllServers { attempts } => attempts.iter().any(Self::is_of_the_server),
+            Self::Config { .. }
+            | Self::BadCredentials { .. }
+            | Self::TokenExpired { .. }
+            | Self::RoomRefused { .. }
+            | Self::RoomNotFound { .. }
+            | Self::Media { .. } => false,
+        }
+    }
+
+    /// Whether another server may do, after those that `failed`. What is not on one server may be on another that cannot be
+    /// reached just now.
+    pub(super) fn leaves_others(&self, failed: &[Self]) -> bool {
+        self.is_of_the_server() || (matches!(self, Self::RoomNotFound { .. }) && !failed.is_empty())
+    }
+
     /// Whether trying again later could help.
     pub fn is_passing(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::ServerFailed { .. } | Self::JoinTimeout { .. } => true,
+            Self::AllServers { attempts } => attempts.iter().any(Self::is_passing),
             Self::Config { .. }
             | Self::Tls { .. }
             | Self::NotLiveKit { .. }
@@ -126,6 +166,14 @@ impl RoomError {
             | Self::Media { .. } => false,
         }
     }
+}
+
+fn http(status: u16) -> String {
+    if status == 0 { String::new() } else { format!(" (HTTP {status})") }
+}
+
+fn each(attempts: &[RoomError]) -> String {
+    attempts.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 /// What a failed attempt to join was about.
@@ -151,12 +199,14 @@ impl Attempt<'_> {
             SignalError::Timeout(_) => RoomError::JoinTimeout { url, after: self.waited },
             SignalError::Connection(problem) if is_tls(&problem) => RoomError::Tls { url, problem },
             SignalError::Connection(problem) => RoomError::Unreachable { url, problem },
-            SignalError::LeaveRequest { reason, .. } => RoomError::RoomRefused {
-                url,
-                room: self.room.to_owned(),
-                status: 0,
-                problem: reason.as_str_name().to_lowercase(),
-            },
+            SignalError::LeaveRequest { reason, action } => {
+                let problem = reason.as_str_name().to_lowercase();
+                if action != leave_request::Action::Disconnect || is_the_servers_trouble(reason) {
+                    RoomError::ServerFailed { url, status: 0, problem }
+                } else {
+                    RoomError::RoomRefused { url, room: self.room.to_owned(), status: 0, problem }
+                }
+            }
             SignalError::Closed => RoomError::Unreachable { url, problem: "the server closed the connection".into() },
             // The rest are states of the client that a fresh connection is never in.
             other => RoomError::Unreachable { url, problem: other.to_string() },
@@ -175,8 +225,8 @@ impl Attempt<'_> {
             403 => RoomError::RoomRefused { url, room, status, problem },
             // LiveKit's own 404 names the room; any other web server's does not.
             404 if text.contains("room") => RoomError::RoomNotFound { url, room, problem },
-            400 | 409 | 429 => RoomError::RoomRefused { url, room, status, problem },
-            500.. => RoomError::ServerFailed { url, status, problem },
+            400 | 409 => RoomError::RoomRefused { url, room, status, problem },
+            429 | 500.. => RoomError::ServerFailed { url, status, problem },
             _ => RoomError::NotLiveKit { url, status },
         }
     }
@@ -189,11 +239,37 @@ impl Attempt<'_> {
     }
 }
 
+/// Whether a server that sends somebody away for this reason has nothing against them.
+pub(super) fn is_the_servers_trouble(reason: DisconnectReason) -> bool {
+    match reason {
+        DisconnectReason::ServerShutdown
+        | DisconnectReason::Migration
+        | DisconnectReason::StateMismatch
+        | DisconnectReason::JoinFailure
+        | DisconnectReason::SignalClose
+        | DisconnectReason::ConnectionTimeout
+        | DisconnectReason::MediaFailure
+        | DisconnectReason::UnknownReason => true,
+        DisconnectReason::RoomDeleted
+        | DisconnectReason::RoomClosed
+        | DisconnectReason::DuplicateIdentity
+        | DisconnectReason::ParticipantRemoved
+        | DisconnectReason::ClientInitiated
+        | DisconnectReason::UserUnavailable
+        | DisconnectReason::UserRejected
+        | DisconnectReason::SipTrunkFailure
+        | DisconnectReason::AgentError => false,
+    }
+}
+
 fn is_tls(problem: &str) -> bool {
     let problem = problem.to_lowercase();
-    ["tls", "certificate", "handshake", "invalidcontenttype", "corrupt message"]
-        .iter()
-        .any(|word| problem.contains(word))
+    // A connection that is cut while it opens is no quarrel about certificates.
+    let is_cut = problem.contains("websocket protocol error");
+    !is_cut
+        && ["tls", "certificate", "handshake", "invalidcontenttype", "corrupt message"]
+            .iter()
+            .any(|word| problem.contains(word))
 }
 
 /// A server's words are for a log line, whatever it sends.
@@ -243,6 +319,8 @@ mod tests {
         assert!(matches!(attempt("x").explain(refused), RoomError::Unreachable { .. }));
         let untrusted = SignalError::Connection("IO error: invalid peer certificate: UnknownIssuer".into());
         assert!(matches!(attempt("x").explain(untrusted), RoomError::Tls { .. }));
+        let cut = SignalError::Connection("WebSocket protocol error: Handshake not finished".into());
+        assert!(matches!(attempt("x").explain(cut), RoomError::Unreachable { .. }));
         assert!(matches!(attempt("x").explain(SignalError::Timeout("late".into())), RoomError::JoinTimeout { .. }));
     }
 
@@ -250,7 +328,33 @@ mod tests {
     fn only_what_can_pass_is_called_passing() {
         assert!(attempt("x").explain(client(503, "node is full")).is_passing());
         assert!(!attempt("x").explain(client(401, "no")).is_passing());
+        assert!(attempt("x").explain(client(429, "later")).is_passing());
         assert!(!RoomError::config("room", "is missing").is_passing());
+    }
+
+    #[test]
+    fn being_sent_away_at_the_door_passes_where_it_is_the_servers_trouble() {
+        let sent_away = |reason| {
+            attempt("x").explain(SignalError::LeaveRequest { reason, action: leave_request::Action::Disconnect })
+        };
+        for reason in [DisconnectReason::ServerShutdown, DisconnectReason::JoinFailure, DisconnectReason::Migration] {
+            let error = sent_away(reason);
+            assert!(error.is_passing() && error.is_of_the_server(), "{error}");
+        }
+        let removed = sent_away(DisconnectReason::ParticipantRemoved);
+        assert!(!removed.is_passing(), "{removed}");
+        assert!(!removed.to_string().contains("HTTP"), "{removed}");
+    }
+
+    #[test]
+    fn a_missing_room_is_no_news_where_another_server_failed() {
+        let missing = || attempt("x").explain(client(404, "requested room does not exist"));
+        let down = attempt("x").explain(SignalError::Connection("refused".into()));
+        assert!(!missing().leaves_others(&[]));
+        assert!(missing().leaves_others(std::slice::from_ref(&down)));
+        assert!(!attempt("x").explain(client(401, "no")).leaves_others(std::slice::from_ref(&down)));
+        let all = RoomError::of_all(vec![down, missing()]);
+        assert!(all.is_passing() && all.is_of_the_server(), "{all}");
     }
 
     #[test]

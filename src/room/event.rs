@@ -4,10 +4,13 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::data::DataMessage;
 use crate::call::{Codec, Participant, Track, TrackKey};
+use crate::e2ee::Problem;
 use crate::time::{RtpTime, Seq};
 
-/// Something that happened in the room. Every event carries the moment this process learned of it.
+/// Something that happened in the room. Every event carries the moment this process learned of it, but for
+/// [`Media`](Self::Media) that broke.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum RoomEvent {
@@ -92,14 +95,39 @@ pub enum RoomEvent {
         /// When the report arrived.
         at: Instant,
     },
+    /// Somebody sent a message; only where [`RoomConfig::topics`](crate::room::RoomConfig::topics) asks for them.
+    ///
+    /// At most 16 KiB each, and about a hundred a second. What is sent while the recorder's session is
+    /// [joined anew](crate::room) is missed.
+    Data {
+        /// The sender's identity, which the server vouches for; empty where it names none, as for messages through its
+        /// API.
+        from: String,
+        /// What was sent.
+        message: DataMessage,
+        /// When it arrived.
+        at: Instant,
+    },
+    /// Frames of an end-to-end encrypted track could not be opened. Told at once, then at most once a second a track.
+    Undecryptable {
+        /// The track.
+        track: TrackKey,
+        /// Why.
+        problem: Problem,
+        /// How many frames since the last such event.
+        frames: u64,
+        /// When.
+        at: Instant,
+    },
     /// Media began, broke or came back.
     Media {
         /// The state now.
         state: MediaState,
-        /// When.
+        /// When. Where it broke: with the last that came, which is noticed some seconds later.
         at: Instant,
     },
-    /// The server told more about the room: its id, where it was not settled when we joined.
+    /// The server told more about the room: its id, where it was not settled when we joined; or it moved us to another
+    /// one, and we [follow](crate::room::RoomMovedPolicy). Who is not there has left by then, who is there joins after it.
     RoomUpdated {
         /// The room as it is now.
         room: RoomInfo,
@@ -140,6 +168,8 @@ pub enum Transport {
     Udp,
     /// ICE over TCP (RFC 6544), frames as RFC 4571.
     Tcp,
+    /// A relay (TURN, RFC 8656), itself reached over UDP, TCP or TLS.
+    Relay,
 }
 
 /// Why the engine ended.
@@ -152,6 +182,8 @@ pub enum CloseReason {
     RoomClosed,
     /// Somebody removed the recorder, or took its identity.
     Removed(String),
+    /// The server moved the recorder to this room, and it does not [follow](crate::room::RoomMovedPolicy).
+    Moved(String),
     /// The connection was lost for good.
     Lost(String),
 }
@@ -163,7 +195,7 @@ pub struct RoomInfo {
     pub sid: String,
     /// The room's name.
     pub name: String,
-    /// The server's version.
+    /// The server's version; empty where the engine is not told.
     pub server_version: String,
 }
 
@@ -184,6 +216,9 @@ pub struct RtpPacket {
     pub marker: bool,
     /// The codec's payload.
     pub payload: Bytes,
+    /// The payload is end-to-end encrypted and could not be opened: what is left of it tells how long it lasts (for Opus
+    /// its first byte), and nothing else.
+    pub undecryptable: bool,
     /// When it arrived at our socket.
     pub arrival: Instant,
 }

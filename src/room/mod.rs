@@ -23,7 +23,7 @@
 //! # }
 //! ```
 //!
-//! Media comes directly from the server, over UDP or TCP; relays (TURN) are not used.
+//! Media comes directly from the server, over UDP or TCP; where neither connects, over a relay (TURN) that the server names.
 //!
 //! What the engine promises:
 //!
@@ -41,37 +41,53 @@
 //! | `sdp`, `peer` | offers and the media connection, without IO |
 //! | `roster` | participants and tracks, as a pure function of the server's messages |
 //! | `repair` | when to resume, when to join anew, when to give up; pure |
-//! | `net` | UDP and ICE-TCP sockets |
+//! | `renewal` | subscriptions that are taken off and put on again; pure |
+//! | `data` | messages that participants send; pure |
+//! | `unseal` | end-to-end encrypted frames: opened, held, or refused; pure |
+//! | `media` | the connection and the ways it may take |
+//! | `net` | UDP and ICE-TCP sockets, relays |
 //! | `pace` | how often the UDP socket is read; pure |
 //! | `engine` | the loop that joins them |
+//! | `libwebrtc` | LiveKit's official SDK in place of all that, where it was [built in](RoomEngine::Libwebrtc) |
 
 mod config;
+pub(crate) mod data;
 mod engine;
 mod error;
 pub mod event;
+#[cfg(any(feature = "libwebrtc", test))]
+mod libwebrtc;
+mod media;
 mod net;
 mod pace;
 mod peer;
 mod queue;
 #[cfg(feature = "testkit")]
 mod receiver;
+mod renewal;
 mod repair;
 mod roster;
 mod sdp;
 mod signal;
 mod token;
+mod unseal;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-pub use config::{Credentials, RoomConfig, Timeouts, TransportPolicy};
+use crate::call::TrackKey;
+
+pub use config::{Credentials, RoomConfig, RoomEngine, RoomMovedPolicy, Timeouts, TransportPolicy};
+pub use data::DataMessage;
 pub use error::RoomError;
 pub use event::{CloseReason, MediaState, RoomEvent, RoomInfo, RtpPacket, Transport};
 #[cfg(feature = "testkit")]
 pub use net::impairment::Impairment;
 pub use queue::RoomEvents;
+
 #[cfg(feature = "testkit")]
 pub(crate) use receiver::Receiver;
+pub(crate) use roster::participant;
 
 use engine::{Engine, Request};
 use signal::Signal;
@@ -103,19 +119,19 @@ impl Room {
         for remark in &ticket.remarks {
             tracing::warn!(room = %ticket.room, "{remark}");
         }
-        let (signal, join, at) = Signal::join(config.clone(), resolved).await?;
-        let may_subscribe =
-            join.participant.as_ref().and_then(|own| own.permission.as_ref()).is_none_or(|own| own.can_subscribe);
-        if !may_subscribe {
-            return Err(RoomError::RoomRefused {
-                url: config.url,
-                room: ticket.room,
-                status: 0,
-                problem: "the server does not let us subscribe to anything".into(),
-            });
-        }
-        let (sender, events) = queue::queue(config.backlog);
         let (requests, request_queue) = mpsc::unbounded_channel();
+        #[cfg(feature = "libwebrtc")]
+        if config.engine == RoomEngine::Libwebrtc {
+            let (sender, events) = queue::queue(config.backlog);
+            let engine = libwebrtc::Engine::join(config, resolved, sender.clone(), request_queue).await?;
+            let task = tokio::spawn(supervise(engine.run(), sender));
+            return Ok((
+                Self { name: ticket.room, identity: ticket.identity, remarks: ticket.remarks, requests, task },
+                events,
+            ));
+        }
+        let (signal, join, at) = Signal::join(config.clone(), resolved).await?;
+        let (sender, events) = queue::queue(config.backlog);
         let engine = Engine::new(config, signal, sender.clone(), request_queue, &join, at)?;
         let task = tokio::spawn(supervise(engine.run(), sender));
         Ok((Self { name: ticket.room, identity: ticket.identity, remarks: ticket.remarks, requests, task }, events))
@@ -134,6 +150,14 @@ impl Room {
     /// What our token allows or shows that a recorder's should not; empty for a token of our own making.
     pub fn remarks(&self) -> &[String] {
         &self.remarks
+    }
+
+    /// Takes the subscription to a track off and puts it on again, as a remedy where no packets come though they
+    /// should. Its key stays; its stream (SSRC) may be another afterwards. Packets that come while the server does so are
+    /// missed: some hundred milliseconds. Does nothing where the track is gone or this is under way.
+    pub fn resubscribe(&self, track: TrackKey) {
+        // An engine that has ended has no subscriptions.
+        let _ = self.requests.send(Request::Resubscribe(track));
     }
 
     /// Has the server act out a disturbance.

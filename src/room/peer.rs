@@ -11,11 +11,13 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use livekit_protocol::SessionDescription;
 use str0m::change::SdpOffer;
+use str0m::channel::ChannelId;
 use str0m::format::{Codec as FormatCodec, CodecConfig};
 use str0m::net::{Protocol, Receive, TcpType, Transmit};
 use str0m::rtp::{RtpPacket as RawPacket, Ssrc};
 use str0m::{Candidate, Event, IceConnectionState, Input, Rtc, RtcConfig};
 
+use super::data;
 use super::event::{RtpPacket, Transport};
 use super::sdp;
 use crate::call::{Codec, TrackKey};
@@ -60,6 +62,8 @@ pub(super) enum PeerEvent {
     Rtp(RtpPacket),
     /// A sender report of a known track.
     SenderReport { track: TrackKey, ntp: u64, rtp: RtpTime, at: Instant },
+    /// A packet of one of the channels that carry messages.
+    Data(Vec<u8>),
 }
 
 /// Why an offer could not be answered.
@@ -73,8 +77,12 @@ pub(super) struct Peer {
     streams: HashMap<u32, Stream>,
     tracks: HashMap<String, TrackKey>,
     codecs: HashMap<u8, Codec>,
+    /// The channels that carry messages.
+    carriers: Vec<ChannelId>,
     connected: bool,
     transport: Transport,
+    /// The addresses that relays lend us.
+    relayed: Vec<SocketAddr>,
     unrouted: u64,
 }
 
@@ -108,8 +116,10 @@ impl Peer {
             streams: HashMap::new(),
             tracks: HashMap::new(),
             codecs: HashMap::new(),
+            carriers: Vec::new(),
             connected: false,
             transport: Transport::Udp,
+            relayed: Vec::new(),
             unrouted: 0,
         }
     }
@@ -148,10 +158,25 @@ impl Peer {
     /// Adds a local address. Returns the candidate to tell the server, if it is new.
     pub(super) fn add_local(&mut self, address: SocketAddr, transport: Transport) -> Option<String> {
         let candidate = match transport {
-            Transport::Udp => Candidate::builder().udp().host(address).build(),
+            Transport::Udp | Transport::Relay => Candidate::builder().udp().host(address).build(),
             Transport::Tcp => Candidate::builder().tcp().host(address).tcptype(TcpType::Active).build(),
         };
         self.rtc.add_local_candidate(candidate.ok()?).map(Candidate::to_sdp_string)
+    }
+
+    /// Adds an address that a relay lends us, which is reached from `local`. Returns the candidate to tell the server, if it
+    /// is new.
+    pub(super) fn add_relayed(&mut self, address: SocketAddr, local: SocketAddr) -> Option<String> {
+        if !self.relayed.contains(&address) {
+            self.relayed.push(address);
+        }
+        let candidate = Candidate::builder().udp().relayed(address, local).build();
+        self.rtc.add_local_candidate(candidate.ok()?).map(Candidate::to_sdp_string)
+    }
+
+    /// Whether a relay has lent us this address.
+    pub(super) fn is_lent(&self, address: SocketAddr) -> bool {
+        self.relayed.contains(&address)
     }
 
     /// Adds an address of the server's.
@@ -173,7 +198,7 @@ impl Peer {
         arrival: Instant,
     ) -> Result<(), str0m::RtcError> {
         let proto = match transport {
-            Transport::Udp => Protocol::Udp,
+            Transport::Udp | Transport::Relay => Protocol::Udp,
             Transport::Tcp => Protocol::Tcp,
         };
         let Ok(received) = Receive::new(proto, source, destination, packet) else { return Ok(()) };
@@ -250,6 +275,17 @@ impl Peer {
             }
             Event::Closed => Some(PeerEvent::Closed),
             Event::RtpPacket(packet) => self.translate_packet(packet).map(PeerEvent::Rtp),
+            Event::ChannelOpen(id, label) => {
+                if data::is_carrier(&label) {
+                    self.carriers.push(id);
+                }
+                None
+            }
+            Event::ChannelData(message) => self.carriers.contains(&message.id).then_some(PeerEvent::Data(message.data)),
+            Event::ChannelClose(id) => {
+                self.carriers.retain(|carrier| *carrier != id);
+                None
+            }
             Event::SenderFeedback(report) => {
                 let info = report.sender_info;
                 let stream = self.streams.get_mut(&*info.ssrc)?;
@@ -285,6 +321,7 @@ impl Peer {
             rtp,
             marker: packet.header.marker,
             payload: Bytes::copy_from_slice(&packet.payload),
+            undecryptable: false,
             arrival: packet.timestamp,
         })
     }
@@ -341,7 +378,11 @@ impl Peer {
     /// DTLS and media go over the path that ICE chose; checks go over all of them (RFC 7983 §7 tells which is which).
     fn note_transport(&mut self, transmit: &Transmit) {
         if transmit.contents.first().is_some_and(|first| *first >= 20) {
-            self.transport = if transmit.proto == Protocol::Tcp { Transport::Tcp } else { Transport::Udp };
+            self.transport = match transmit.proto {
+                Protocol::Tcp => Transport::Tcp,
+                _ if self.relayed.contains(&transmit.source) => Transport::Relay,
+                _ => Transport::Udp,
+            };
         }
     }
 }

@@ -86,7 +86,8 @@ impl Receiver {
                     | PeerEvent::PathInDoubt
                     | PeerEvent::PathLost
                     | PeerEvent::Closed
-                    | PeerEvent::SenderReport { .. },
+                    | PeerEvent::SenderReport { .. }
+                    | PeerEvent::Data(_),
                 ) => {}
             }
         }

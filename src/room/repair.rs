@@ -2,13 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-/// The wait before the second attempt; doubled for each one after.
+/// The longest wait before the second attempt; doubled for each one after the eager time.
 const FIRST_WAIT: Duration = Duration::from_millis(300);
+/// How long it stays at that: a server that is started again is there within seconds, and what is said meanwhile is lost.
+const EAGER: Duration = Duration::from_secs(10);
 /// The longest wait between attempts.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// How many attempts at resuming before the session is given up: with the waits between, about as long as the server
 /// keeps it.
-const RESUMES: u32 = 4;
+const RESUMES: u32 = 8;
 /// How long a connection must hold before old trouble is forgotten.
 const STABLE: Duration = Duration::from_secs(10);
 
@@ -26,14 +28,21 @@ pub(super) enum Step {
 pub(super) struct Repair {
     patience: Duration,
     state: State,
-    /// Since when there has been trouble without [`STABLE`] rest, and over how many attempts.
+    /// The trouble that there has been without [`STABLE`] rest.
     trouble: Option<Trouble>,
+    /// How long media may be away, and since when it is.
+    without_media: Duration,
+    away: Option<Instant>,
 }
 
 #[derive(Clone, Debug)]
 struct Trouble {
+    /// When things broke the first time, and the last time.
+    begun: Instant,
     since: Instant,
+    /// How often mending was tried, each time that they broke; and how often after the eager time.
     attempts: u32,
+    late: u32,
     over: Option<Instant>,
     why: String,
 }
@@ -43,30 +52,52 @@ enum State {
     Whole,
     Waiting(Step, Instant),
     Trying(Step),
+    /// Resuming, while only a rejoin would do.
+    Outranked,
 }
 
 impl Repair {
-    /// Nothing is broken; what breaks is worked on for `patience`.
-    pub(super) fn new(patience: Duration) -> Self {
-        Self { patience, state: State::Whole, trouble: None }
+    /// Nothing is broken; what breaks is worked on for `patience`, and for `without_media` at most where no media comes, as
+    /// until it comes for the first time.
+    pub(super) fn new(patience: Duration, without_media: Duration, now: Instant) -> Self {
+        Self { patience, state: State::Whole, trouble: None, without_media, away: Some(now) }
     }
 
-    /// Something broke, and `step` would mend it. A rejoin outranks a resume that waits; nothing outranks an attempt
-    /// under way but its own end.
+    /// Media comes no more.
+    pub(super) fn media_left(&mut self, now: Instant) {
+        self.away.get_or_insert(now);
+    }
+
+    /// Media comes.
+    pub(super) fn media_came(&mut self) {
+        self.away = None;
+    }
+
+    /// Something broke, and `step` would mend it. A rejoin outranks a resume that waits, and follows one that is under way,
+    /// however that ends.
     pub(super) fn need(&mut self, step: Step, why: impl Into<String>, now: Instant) {
         let why = why.into();
         tracing::warn!(%why, ?step, "the connection needs mending");
-        let trouble = self.trouble.get_or_insert(Trouble { since: now, attempts: 0, over: None, why: String::new() });
+        let trouble = self.trouble.get_or_insert(Trouble {
+            begun: now,
+            since: now,
+            attempts: 0,
+            late: 0,
+            over: None,
+            why: String::new(),
+        });
         trouble.why = why;
-        trouble.over = None;
+        if trouble.over.take().is_some() {
+            trouble.since = now;
+        }
         let wait = match trouble.attempts {
             0 => Duration::ZERO,
-            attempts => backoff(attempts),
+            _ => backoff(trouble.late),
         };
         match self.state {
-            State::Trying(_) | State::Waiting(Step::Rejoin, _) => {}
             State::Waiting(Step::Resume, at) if step == Step::Rejoin => self.state = State::Waiting(step, at),
-            State::Waiting(Step::Resume, _) => {}
+            State::Trying(Step::Resume) if step == Step::Rejoin => self.state = State::Outranked,
+            State::Waiting(..) | State::Trying(_) | State::Outranked => {}
             State::Whole => self.state = State::Waiting(step, now + wait),
         }
     }
@@ -74,13 +105,22 @@ impl Repair {
     /// The attempt under way failed; `step` is what may be tried next.
     pub(super) fn failed(&mut self, step: Step, why: impl Into<String>, now: Instant) {
         let attempts = self.trouble.as_ref().map_or(0, |trouble| trouble.attempts);
+        // Who answers that the session is gone is there to be joined.
+        let is_answered = self.state == State::Trying(Step::Resume) && step == Step::Rejoin;
+        let step = if attempts >= RESUMES || self.state == State::Outranked { Step::Rejoin } else { step };
         self.state = State::Whole;
-        let step = if attempts >= RESUMES { Step::Rejoin } else { step };
         self.need(step, why, now);
+        if is_answered {
+            self.state = State::Waiting(step, now);
+        }
     }
 
     /// The attempt under way worked.
     pub(super) fn succeeded(&mut self, now: Instant) {
+        if self.state == State::Outranked {
+            self.state = State::Waiting(Step::Rejoin, now);
+            return;
+        }
         self.state = State::Whole;
         if let Some(trouble) = &mut self.trouble {
             trouble.over = Some(now);
@@ -102,26 +142,34 @@ impl Repair {
         self.state = State::Trying(step);
         if let Some(trouble) = &mut self.trouble {
             trouble.attempts += 1;
+            trouble.late += u32::from(now.saturating_duration_since(trouble.begun) >= EAGER);
         }
         Some(step)
     }
 
-    /// Why to give up, where the patience has run out with things still broken.
-    pub(super) fn exhausted(&self, now: Instant) -> Option<&str> {
-        let trouble = self.trouble.as_ref()?;
-        let worn_out = trouble.over.is_none() && now.saturating_duration_since(trouble.since) >= self.patience;
-        worn_out.then_some(trouble.why.as_str())
+    /// Why to give up, and after what patience, where that has run out with things still broken.
+    pub(super) fn exhausted(&self, now: Instant) -> Option<(&str, Duration)> {
+        let broken = self.trouble.as_ref().filter(|trouble| trouble.over.is_none());
+        if let Some(trouble) = broken
+            && now.saturating_duration_since(trouble.since) >= self.patience
+        {
+            return Some((&trouble.why, self.patience));
+        }
+        let away = self.away.filter(|since| now.saturating_duration_since(*since) >= self.without_media);
+        away.map(|_| (self.trouble.as_ref().map_or("no media comes", |trouble| &trouble.why), self.without_media))
     }
 
     /// When to look again.
     pub(super) fn wake(&self) -> Option<Instant> {
-        let trouble = self.trouble.as_ref()?;
-        let limit = trouble.since + self.patience;
-        match self.state {
-            State::Waiting(_, at) => Some(at.min(limit)),
-            State::Trying(_) => Some(limit),
-            State::Whole => Some(trouble.over? + STABLE),
-        }
+        let trouble = self.trouble.as_ref();
+        let limit = trouble.map(|trouble| trouble.since + self.patience);
+        let (due, limit) = match self.state {
+            State::Waiting(_, at) => (Some(at), limit),
+            State::Trying(_) | State::Outranked => (None, limit),
+            State::Whole => (trouble.and_then(|trouble| Some(trouble.over? + STABLE)), None),
+        };
+        let away = self.away.map(|since| since + self.without_media);
+        [due, limit, away].into_iter().flatten().min()
     }
 
     /// Whether an attempt waits or is under way.
@@ -130,8 +178,8 @@ impl Repair {
     }
 }
 
-fn backoff(attempts: u32) -> Duration {
-    let whole = FIRST_WAIT.saturating_mul(1 << (attempts - 1).min(10)).min(LONGEST_WAIT);
+fn backoff(late: u32) -> Duration {
+    let whole = FIRST_WAIT.saturating_mul(1 << late.min(10)).min(LONGEST_WAIT);
     // Many recorders lose one server at one moment; they must not come back at one moment.
     whole.mul_f64(0.5 + fastrand::f64() / 2.0)
 }
@@ -144,7 +192,8 @@ mod tests {
 
     fn broken(step: Step) -> (Repair, Instant) {
         let now = crate::clock::now();
-        let mut repair = Repair::new(PATIENCE);
+        let mut repair = Repair::new(PATIENCE, PATIENCE, now);
+        repair.media_came();
         repair.need(step, "cut", now);
         (repair, now)
     }
@@ -163,17 +212,34 @@ mod tests {
         let (mut repair, mut now) = broken(Step::Resume);
         let mut steps = Vec::new();
         let mut waits = Vec::new();
-        for _ in 0..8 {
+        let broke = now;
+        while now < broke + PATIENCE / 2 {
             let start = now;
             now = now.max(repair.wake().unwrap());
-            waits.push(now - start);
+            waits.push((start - broke, now - start));
             steps.push(repair.due(now).unwrap());
             repair.failed(Step::Resume, "no", now);
         }
-        assert_eq!(steps[..4], [Step::Resume; 4]);
-        assert_eq!(steps[4..], [Step::Rejoin; 4]);
-        assert!(waits[0].is_zero() && waits[1] >= FIRST_WAIT / 2 && waits[7] >= LONGEST_WAIT / 2);
-        assert!(waits.iter().all(|wait| *wait <= LONGEST_WAIT));
+        let resumes = RESUMES as usize;
+        assert!(steps[..resumes].iter().all(|step| *step == Step::Resume));
+        assert!(steps[resumes..].iter().all(|step| *step == Step::Rejoin));
+        assert!(waits[0].1.is_zero() && waits[1].1 >= FIRST_WAIT / 2);
+        assert!(waits.iter().all(|(at, wait)| *wait <= if *at < EAGER { FIRST_WAIT } else { LONGEST_WAIT }));
+        assert!(waits.last().unwrap().1 >= LONGEST_WAIT / 2);
+    }
+
+    #[test]
+    fn who_answers_that_the_session_is_gone_is_joined_at_once() {
+        let (mut repair, now) = broken(Step::Resume);
+        assert_eq!(repair.due(now), Some(Step::Resume));
+        repair.failed(Step::Resume, "nobody answers", now);
+        assert_eq!(repair.due(now), None);
+        let later = now + FIRST_WAIT;
+        assert_eq!(repair.due(later), Some(Step::Resume));
+        repair.failed(Step::Rejoin, "no such session", later);
+        assert_eq!(repair.due(later), Some(Step::Rejoin));
+        repair.failed(Step::Rejoin, "not now", later);
+        assert_eq!(repair.due(later), None, "who refuses is not pressed");
     }
 
     #[test]
@@ -188,7 +254,7 @@ mod tests {
         let (mut repair, now) = broken(Step::Resume);
         assert_eq!(repair.due(now), Some(Step::Resume));
         assert_eq!(repair.exhausted(now + PATIENCE / 2), None);
-        assert_eq!(repair.exhausted(now + PATIENCE), Some("cut"));
+        assert_eq!(repair.exhausted(now + PATIENCE), Some(("cut", PATIENCE)));
         repair.succeeded(now);
         assert_eq!(repair.exhausted(now + PATIENCE), None);
     }
@@ -202,12 +268,68 @@ mod tests {
         assert_eq!(repair.due(soon), None);
         repair.need(Step::Rejoin, "again", soon);
         assert_eq!(repair.due(soon), None, "the second attempt waits");
-        assert_eq!(repair.exhausted(now + PATIENCE), Some("again"));
+        assert_eq!(repair.exhausted(now + PATIENCE), None, "patience begins with the last break");
+        assert_eq!(repair.exhausted(soon + PATIENCE), Some(("again", PATIENCE)));
         repair.due(soon + LONGEST_WAIT);
         repair.succeeded(soon);
         let later = soon + STABLE;
         assert_eq!(repair.due(later), None);
         repair.need(Step::Resume, "new", later);
         assert_eq!(repair.due(later), Some(Step::Resume), "old trouble is forgotten");
+    }
+
+    #[test]
+    fn a_connection_that_breaks_again_and_again_is_mended_each_time() {
+        let (mut repair, mut now) = broken(Step::Resume);
+        let end = now + PATIENCE * 2;
+        while now < end {
+            now = now.max(repair.wake().unwrap());
+            assert_eq!(repair.exhausted(now), None);
+            assert!(repair.due(now).is_some());
+            repair.succeeded(now);
+            now += STABLE / 2;
+            repair.need(Step::Resume, "again", now);
+        }
+    }
+
+    #[test]
+    fn a_rejoin_that_is_needed_while_resuming_follows_it() {
+        let (mut repair, now) = broken(Step::Resume);
+        assert_eq!(repair.due(now), Some(Step::Resume));
+        repair.need(Step::Rejoin, "media is gone", now);
+        repair.need(Step::Resume, "and something else", now);
+        let mut failing = repair.clone();
+        assert_eq!(repair.due(now), None, "one attempt at a time");
+        repair.succeeded(now);
+        assert!(repair.is_under_way());
+        assert_eq!(repair.due(now), Some(Step::Rejoin));
+        repair.succeeded(now);
+        assert!(!repair.is_under_way());
+
+        failing.failed(Step::Resume, "no", now);
+        assert_eq!(failing.due(now + LONGEST_WAIT), Some(Step::Rejoin));
+    }
+
+    #[test]
+    fn without_media_patience_is_another() {
+        let short = Duration::from_secs(20);
+        let start = crate::clock::now();
+        let mut repair = Repair::new(PATIENCE, short, start);
+        assert_eq!(repair.wake(), Some(start + short), "it has to come for a first time");
+        repair.media_came();
+        assert_eq!((repair.wake(), repair.exhausted(start + PATIENCE)), (None, None));
+        repair.need(Step::Resume, "cut", start);
+        repair.due(start);
+        assert_eq!(repair.exhausted(start + short * 2), None, "media comes");
+        let left = start + short;
+        repair.media_left(left);
+        repair.media_left(left + short / 2);
+        assert_eq!(repair.wake(), Some(left + short));
+        assert_eq!(repair.exhausted(left + short), Some(("cut", short)));
+        // A session that begins is no media yet.
+        repair.succeeded(left);
+        assert_eq!(repair.exhausted(left + short), Some(("cut", short)));
+        repair.media_came();
+        assert_eq!(repair.exhausted(left + short), None);
     }
 }

@@ -9,7 +9,7 @@ use livekit_protocol::{
 };
 
 use super::event::RoomEvent;
-use crate::call::{Codec, Participant, ParticipantKind, Track, TrackKey};
+use crate::call::{Codec, Encryption, Participant, ParticipantKind, Track, TrackKey};
 
 /// How many departed sessions are remembered, to tell a late word about one of them from a newcomer.
 const REMEMBERED: usize = 256;
@@ -32,8 +32,14 @@ struct Person {
 }
 
 impl Roster {
+    /// An empty room, whose tracks get keys from `first` on.
+    pub(super) fn new(first: TrackKey) -> Self {
+        Self { next_key: first.0, ..Self::default() }
+    }
+
     /// Takes the full list that comes with a JoinResponse: the first one, or the one after everything was connected
-    /// anew. Events come in the order in which people joined, in which the list is not. Sessions and publications that are still there keep their keys.
+    /// anew. Events come in the order in which people joined, in which the list is not. Sessions and publications that are
+    /// still there keep their keys.
     pub(super) fn resync(
         &mut self,
         own: Option<&ParticipantInfo>,
@@ -62,6 +68,12 @@ impl Roster {
         events
     }
 
+    /// Whoever is told of next is there, whatever was said of their going: sessions were taken away and brought back.
+    #[cfg(feature = "libwebrtc")]
+    pub(super) fn forget_departed(&mut self) {
+        self.departed.clear();
+    }
+
     /// Takes a ParticipantUpdate.
     pub(super) fn update(&mut self, infos: &[ParticipantInfo], at: Instant) -> Vec<RoomEvent> {
         let mut events = Vec::new();
@@ -80,6 +92,11 @@ impl Roster {
     /// The key of a published track.
     pub(super) fn key(&self, track_sid: &str) -> Option<TrackKey> {
         self.people.values().find_map(|person| person.tracks.get(track_sid)).map(|track| track.key)
+    }
+
+    /// Who a session (`PA_…`) is.
+    pub(super) fn identity(&self, participant_sid: &str) -> Option<&str> {
+        self.people.get(participant_sid).map(|person| person.participant.identity.as_str())
     }
 
     /// Every published audio track: its participant's id, its own, its key.
@@ -175,7 +192,8 @@ fn joined_at_ms(info: &ParticipantInfo) -> i64 {
     if info.joined_at_ms != 0 { info.joined_at_ms } else { info.joined_at.saturating_mul(1_000) }
 }
 
-fn participant(info: &ParticipantInfo) -> Participant {
+/// The participant of which the server tells.
+pub(crate) fn participant(info: &ParticipantInfo) -> Participant {
     use participant_info::Kind;
     let kind = match info.kind() {
         Kind::Standard => ParticipantKind::Standard,
@@ -219,7 +237,11 @@ fn track(info: &TrackInfo, key: TrackKey) -> Track {
         source: source.to_owned(),
         codec,
         stereo,
-        encrypted: info.encryption() != encryption::Type::None,
+        encryption: match info.encryption() {
+            encryption::Type::None => Encryption::None,
+            encryption::Type::Gcm => Encryption::Gcm,
+            encryption::Type::Custom => Encryption::Custom,
+        },
         muted: info.muted,
     }
 }
@@ -389,8 +411,8 @@ mod tests {
         };
         let track = track(&info, TrackKey(4));
         assert_eq!(
-            (track.source.as_str(), track.codec, track.stereo, track.encrypted),
-            ("screen_share_audio", Codec::Pcma, true, true)
+            (track.source.as_str(), track.codec, track.stereo, track.encryption),
+            ("screen_share_audio", Codec::Pcma, true, Encryption::Gcm)
         );
     }
 

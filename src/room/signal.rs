@@ -3,7 +3,8 @@
 use std::time::Instant;
 
 use livekit_protocol::{
-    DisconnectReason, JoinResponse, LeaveRequest, ReconnectReason, leave_request, signal_request, signal_response,
+    DisconnectReason, IceServer, JoinResponse, LeaveRequest, ReconnectReason, leave_request, signal_request,
+    signal_response,
 };
 use livekit_signaling::{CLIENT_PROTOCOL_DEFAULT, SignalClient, SignalError, SignalEvent, SignalEvents, SignalOptions};
 use tokio::sync::mpsc;
@@ -27,6 +28,8 @@ pub(super) enum Command {
     Settled,
     /// Join anew, with a new session.
     Rejoin,
+    /// The server has moved us: from now on this is the room to join, with this token.
+    Moved { room: String, token: String },
     /// Leave the room and end.
     Leave,
 }
@@ -38,8 +41,8 @@ pub(super) enum Notice {
     Message(Box<signal_response::Message>),
     /// The connection broke.
     Lost(String),
-    /// The session goes on.
-    Resumed,
+    /// The session goes on, with these servers to help ICE.
+    Resumed(Vec<IceServer>),
     /// It does not, this time; `session_gone` where it never will.
     NotResumed { session_gone: bool, problem: String },
     /// A new session.
@@ -62,8 +65,19 @@ impl Signal {
         config: RoomConfig,
         resolved: Resolved,
     ) -> Result<(Self, JoinResponse, Instant), RoomError> {
-        let door = Door { config, resolved };
-        let (client, events, join, at) = door.enter(&door.resolved.token).await?;
+        let token = resolved.token.clone();
+        let mut door = Door { config, resolved, at: 0, moved: None };
+        let (client, events, join, at) = door.enter(&token).await?;
+        let may_subscribe =
+            join.participant.as_ref().and_then(|own| own.permission.as_ref()).is_none_or(|own| own.can_subscribe);
+        if !may_subscribe {
+            return Err(RoomError::RoomRefused {
+                url: door.url().to_owned(),
+                room: door.resolved.ticket.room,
+                status: 0,
+                problem: "the server does not let us subscribe to anything".into(),
+            });
+        }
         let (commands, command_queue) = mpsc::unbounded_channel();
         let (notice_queue, notices) = mpsc::unbounded_channel();
         let line = Line { door, client, events, notices: notice_queue };
@@ -107,11 +121,46 @@ impl Drop for Signal {
 struct Door {
     config: RoomConfig,
     resolved: Resolved,
+    /// Which server was joined at last.
+    at: usize,
+    /// The token to the room that the server moved us to, until it gives a newer one.
+    moved: Option<String>,
 }
 
+/// What comes of joining.
+type Entered = (SignalClient, SignalEvents, JoinResponse, Instant);
+
 impl Door {
-    async fn enter(&self, token: &str) -> Result<(SignalClient, SignalEvents, JoinResponse, Instant), RoomError> {
-        let url = self.config.url.as_str();
+    /// Joins at the server of last time, or at the next one that can be used.
+    async fn enter(&mut self, token: &str) -> Result<Entered, RoomError> {
+        let count = self.config.urls.len();
+        let mut attempts = Vec::new();
+        for at in (self.at..count).chain(0..self.at) {
+            match self.enter_at(&self.config.urls[at], token).await {
+                Ok(entered) => {
+                    self.at = at;
+                    if !attempts.is_empty() {
+                        tracing::warn!(url = self.url(), "joined at another server");
+                    }
+                    return Ok(entered);
+                }
+                Err(error) if error.leaves_others(&attempts) => {
+                    if count > 1 {
+                        tracing::warn!(%error, "this server cannot be used");
+                    }
+                    attempts.push(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(RoomError::of_all(attempts))
+    }
+
+    fn url(&self) -> &str {
+        &self.config.urls[self.at]
+    }
+
+    async fn enter_at(&self, url: &str, token: &str) -> Result<Entered, RoomError> {
         let waited = self.config.timeouts.join;
         let attempt = Attempt { url, room: &self.resolved.ticket.room, token, waited };
         let connecting = SignalClient::connect(url, token, self.options(), None);
@@ -142,7 +191,7 @@ impl Door {
             Credentials::ApiKey { key, secret } => {
                 token::mint(key, secret, &ticket.room, &ticket.identity, &self.config.name)
             }
-            Credentials::Token(_) => Ok(newest),
+            Credentials::Token(_) => Ok(self.moved.clone().unwrap_or(newest)),
         }
     }
 }
@@ -162,12 +211,10 @@ impl Line {
                     Some(Command::Leave) | None => break,
                     Some(command) => self.obey(command).await,
                 },
-                event = self.events.recv() => self.tell(match event {
-                    Some(SignalEvent::Message(message)) => Notice::Message(message),
-                    Some(SignalEvent::Close(why)) => Notice::Lost(why.into_owned()),
-                    // The client holds the other end for as long as it lives, and it lives as long as we do.
-                    None => Notice::Lost("the signalling client ended".into()),
-                }),
+                event = self.events.recv() => {
+                    let notice = self.notice_of(event);
+                    self.tell(notice);
+                }
             }
         }
         let leave = LeaveRequest {
@@ -179,6 +226,20 @@ impl Line {
         self.client.close().await;
     }
 
+    fn notice_of(&mut self, event: Option<SignalEvent>) -> Notice {
+        match event {
+            Some(SignalEvent::Message(message)) => {
+                if matches!(*message, signal_response::Message::RefreshToken(_)) {
+                    self.door.moved = None;
+                }
+                Notice::Message(message)
+            }
+            Some(SignalEvent::Close(why)) => Notice::Lost(why.into_owned()),
+            // The client holds the other end for as long as it lives, and it lives as long as we do.
+            None => Notice::Lost("the signalling client ended".into()),
+        }
+    }
+
     async fn obey(&mut self, command: Command) {
         match command {
             Command::Send(message) => self.client.send(*message).await,
@@ -186,12 +247,16 @@ impl Line {
             Command::Resume(reason) => {
                 self.hang_up().await;
                 let notice = match self.client.restart(reason).await {
-                    Ok(_) => Notice::Resumed,
+                    Ok(response) => Notice::Resumed(response.ice_servers),
                     Err(error) => {
                         Notice::NotResumed { session_gone: is_session_gone(&error), problem: error.to_string() }
                     }
                 };
                 self.tell(notice);
+            }
+            Command::Moved { room, token } => {
+                self.door.resolved.ticket.room = room;
+                self.door.moved = Some(token).filter(|token| !token.is_empty());
             }
             Command::Rejoin => {
                 let notice = match self.rejoin().await {

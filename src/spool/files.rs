@@ -55,6 +55,8 @@ pub struct RecordingFiles {
     numbers: Arc<AtomicUsize>,
     reserve: Arc<Mutex<Option<Reserve>>>,
     events: mpsc::UnboundedSender<FileEvent>,
+    /// Whether there is something to recover although no file was made.
+    held: bool,
     ended: bool,
 }
 
@@ -113,6 +115,7 @@ impl RecordingFiles {
             numbers: Arc::default(),
             reserve: Arc::new(Mutex::new(Some(reserve))),
             events,
+            held: false,
             ended: false,
         })
     }
@@ -150,6 +153,7 @@ impl RecordingFiles {
             numbers: Arc::new(AtomicUsize::new(next)),
             reserve: Arc::new(Mutex::new(Some(reserve))),
             events,
+            held: !history.egress.is_empty(),
             ended: false,
         };
         for stream in streams {
@@ -165,6 +169,11 @@ impl RecordingFiles {
     /// disk fails. Nobody does by default.
     pub fn keep_in_memory(&self, keep: bool) {
         self.keep.store(keep, Ordering::Release);
+    }
+
+    /// Keeps the journal for recovery however this ends, from now on: there is something to recover although no file was made.
+    pub fn hold(&mut self) {
+        self.held = true;
     }
 
     /// Where the manifest will be.
@@ -307,7 +316,7 @@ impl RecordingFiles {
 
 impl Drop for RecordingFiles {
     fn drop(&mut self) {
-        if self.ended || !self.files.is_empty() {
+        if self.ended || self.held || !self.files.is_empty() {
             return;
         }
         // Nothing was recorded, so there is nothing to recover.

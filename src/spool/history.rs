@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 use crate::clock::SinceBoot;
 use crate::encode::OggState;
 use crate::seal::Recipients;
-use crate::time::{MediaTime, SampleCount};
+use crate::time::SampleCount;
 
 use super::FileId;
 
@@ -57,13 +57,13 @@ pub enum Entry {
     },
     /// A step of a file's way into a store.
     Upload(Upload),
-    /// The recording was paused.
-    Paused {
-        /// From when.
-        from: MediaTime,
-        /// Until when; none while it lasts.
-        until: Option<MediaTime>,
+    /// Where the recording is in its life. The last one counts.
+    Life {
+        /// What whoever goes on with it has to know; the spool does not look into it.
+        life: Value,
     },
+    /// A step of an egress that records, or stands in.
+    Egress(EgressStep),
     /// Everything known of the recording so far, as it would be in its manifest. The last one counts.
     Ledger {
         /// The manifest so far; the spool does not look into it.
@@ -189,6 +189,51 @@ pub enum Upload {
     },
 }
 
+/// A step in the life of a LiveKit Egress: another service that goes on whatever becomes of this process.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "egress", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum EgressStep {
+    /// One is about to be asked for.
+    Intended {
+        /// The LiveKit server.
+        server: String,
+        /// The room.
+        room: String,
+        /// The path of its file, by which it is known where its answer never came…
+        path: String,
+        /// …with the store's name; none where nobody said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        store: Option<String>,
+    },
+    /// It was started.
+    Started {
+        /// The server's id.
+        egress_id: String,
+    },
+    /// Nothing of it runs any more.
+    Ended {
+        /// What the manifest says of it, where there was one; the spool does not look into it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        told: Option<Value>,
+    },
+}
+
+/// An egress that may run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunningEgress {
+    /// The LiveKit server.
+    pub server: String,
+    /// The room.
+    pub room: String,
+    /// The path of its file.
+    pub path: String,
+    /// The store's name; none where nobody said.
+    pub store: Option<String>,
+    /// The server's id; none where its answer never came.
+    pub egress_id: Option<String>,
+}
+
 /// What a journal says, all together.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct History {
@@ -200,8 +245,10 @@ pub struct History {
     pub files: BTreeMap<FileId, FileHistory>,
     /// The steps of all uploads, in order.
     pub uploads: Vec<Upload>,
-    /// When it was paused.
-    pub pauses: Vec<(MediaTime, Option<MediaTime>)>,
+    /// Where it is in its life.
+    pub life: Option<Value>,
+    /// The steps of all egresses, in order.
+    pub egress: Vec<EgressStep>,
     /// The manifest so far.
     pub so_far: Option<Value>,
     /// Whether everything was done.
@@ -268,13 +315,41 @@ impl History {
                 }
             }
             Entry::Upload(step) => self.uploads.push(step),
-            Entry::Paused { from, until } => match self.pauses.last_mut() {
-                Some((begun, end @ None)) if *begun == from => *end = until,
-                _ => self.pauses.push((from, until)),
-            },
+            Entry::Life { life } => self.life = Some(life),
+            Entry::Egress(step) => self.egress.push(step),
             Entry::Ledger { so_far } => self.so_far = Some(so_far),
             Entry::Finished => self.finished = true,
         }
+    }
+}
+
+impl History {
+    /// The egress that may run, if there is one.
+    pub fn running_egress(&self) -> Option<RunningEgress> {
+        let mut running: Option<RunningEgress> = None;
+        for step in &self.egress {
+            match step {
+                EgressStep::Intended { server, room, path, store } => {
+                    let (server, room, path) = (server.clone(), room.clone(), path.clone());
+                    running = Some(RunningEgress { server, room, path, store: store.clone(), egress_id: None });
+                }
+                EgressStep::Started { egress_id } => {
+                    if let Some(running) = &mut running {
+                        running.egress_id = Some(egress_id.clone());
+                    }
+                }
+                EgressStep::Ended { .. } => running = None,
+            }
+        }
+        running
+    }
+
+    /// What there is to tell of egresses that have ended, in order.
+    pub fn ended_egresses(&self) -> impl Iterator<Item = &Value> {
+        self.egress.iter().filter_map(|step| match step {
+            EgressStep::Ended { told } => told.as_ref(),
+            EgressStep::Intended { .. } | EgressStep::Started { .. } => None,
+        })
     }
 }
 
@@ -314,8 +389,16 @@ mod tests {
             Entry::Upload(Upload::Begun { file, key: "k".into(), upload_id: "u".into() }),
             Entry::Upload(Upload::PartDone { file, number: 1, size: 2, tag: "t".into(), md5: None }),
             Entry::Upload(Upload::TailPut { file, offset: 3, len: 4, key: "k.tail".into() }),
-            Entry::Paused { from: MediaTime(5), until: None },
-            Entry::Paused { from: MediaTime(5), until: Some(MediaTime(9)) },
+            Entry::Life { life: serde_json::json!({"paused": true}) },
+            Entry::Life { life: serde_json::json!({"paused": false}) },
+            Entry::Egress(EgressStep::Intended {
+                server: "http://s".into(),
+                room: "r".into(),
+                path: "p".into(),
+                store: None,
+            }),
+            Entry::Egress(EgressStep::Started { egress_id: "EG_1".into() }),
+            Entry::Egress(EgressStep::Ended { told: Some(serde_json::json!({"a": 1})) }),
             Entry::Ledger { so_far: serde_json::json!({"a": [1, 2.5, null]}) },
             Entry::Closed { file, bytes: 200, sha256: "00".into(), cut_to: Some(SampleCount(960)) },
             Entry::Upload(Upload::Completed { file, location: "s3://b/k".into() }),
@@ -335,9 +418,30 @@ mod tests {
         let history = History::read(&written(&entries));
         assert_eq!(history, expected);
         assert!(history.finished && history.started.is_some() && history.so_far.is_some());
-        assert_eq!((history.uploads.len(), &history.pauses[..]), (4, &[(MediaTime(5), Some(MediaTime(9)))][..]));
+        assert_eq!((history.uploads.len(), history.life), (4, Some(serde_json::json!({"paused": false}))));
         let file = &history.files[&FileId(0)];
         assert_eq!((file.synced.unwrap().0, file.closed.as_ref().unwrap().bytes), (100, 200));
+    }
+
+    #[test]
+    fn an_egress_may_run_until_its_end_is_written() {
+        let intended = EgressStep::Intended { server: "s".into(), room: "r".into(), path: "p".into(), store: None };
+        let mut history = History::default();
+        let ids: Vec<_> = [
+            intended.clone(),
+            EgressStep::Started { egress_id: "EG_1".into() },
+            EgressStep::Ended { told: Some(serde_json::json!(1)) },
+            intended,
+            EgressStep::Ended { told: None },
+        ]
+        .into_iter()
+        .map(|step| {
+            history.add(Entry::Egress(step));
+            history.running_egress().map(|running| running.egress_id)
+        })
+        .collect();
+        assert_eq!(ids, [Some(None), Some(Some("EG_1".into())), None, Some(None), None]);
+        assert_eq!(history.ended_egresses().collect::<Vec<_>>(), [&serde_json::json!(1)]);
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub struct Journal {
 
 impl Journal {
     /// Begins the journal of a recording in the directory `spool`. Where one of an earlier recording of that id still waits for
-    /// its store, this one gets a number.
+    /// its store, or for an egress to be stopped, this one gets a number.
     ///
     /// # Errors
     /// Where a recording of that id goes on, or the disk refuses the journal.
@@ -35,7 +35,7 @@ impl Journal {
             };
             match begin_at(spool, &path, started)? {
                 Some(file) => break (path, file),
-                None if waits_for_its_store(&path) => number += 1,
+                None if waits_for_others(&path) => number += 1,
                 None => {
                     let goes_on = io::Error::new(io::ErrorKind::AlreadyExists, "a recording of that id goes on");
                     return Err(FileError::new("cannot begin the journal", &path, goes_on));
@@ -78,6 +78,15 @@ impl Journal {
     pub async fn commit(&self) {
         // A writer that is gone shows where the recording is finished.
         let _ = self.growing.commit().await;
+    }
+
+    /// As [`commit`](Self::commit), for who does not hold the journal until then.
+    pub fn committed(&self) -> impl Future<Output = ()> + Send + use<> {
+        let committed = self.growing.commit();
+        async move {
+            // As above.
+            let _ = committed.await;
+        }
     }
 
     /// Adds an entry that is only a hint, and is written with the next that is more.
@@ -137,10 +146,16 @@ fn begin_at(spool: &Path, path: &Path, started: &Started) -> Result<Option<File>
     }
 }
 
-/// Whether the journal at `path` is of a recording that is over: its files are ended, and somebody has to bring them up.
-fn waits_for_its_store(path: &Path) -> bool {
+/// Whether the journal at `path` is of a recording that is over: its files are ended, and somebody has to bring them up; or
+/// its process died, and an egress has to be stopped that may run.
+fn waits_for_others(path: &Path) -> bool {
     let history = History::read(&fs::read(path).unwrap_or_default());
-    !history.files.is_empty() && history.files.values().all(|file| file.closed.is_some())
+    let is_left = || matches!(lock(path), Ok(Some(_)));
+    if history.running_egress().is_some() {
+        return is_left();
+    }
+    let are_ended = history.files.values().all(|file| file.closed.is_some());
+    are_ended && (!history.files.is_empty() || !history.egress.is_empty() && is_left())
 }
 
 /// The directory in the spool that is the own one of the recording whose journal is at `path`.

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::files::tidy;
+use super::journal::{own_directory, path_of};
 use super::recover::rests_for;
 
 /// The directory in a spool that holds a directory for each such recording.
@@ -41,6 +42,21 @@ pub fn expire(spool: &Path, after: Duration) -> io::Result<usize> {
     Ok(removed)
 }
 
+/// Removes what has been kept in `spool` of one recording. Of one that is not over nothing is kept. Waits for the disk.
+///
+/// # Errors
+/// What the disk says.
+pub fn erase(spool: &Path, recording_id: &str) -> io::Result<()> {
+    let kept = spool.join(KEPT);
+    let own = own_directory(&path_of(spool, recording_id));
+    let own = kept.join(own.file_name().unwrap_or_default());
+    match fs::remove_dir_all(&own) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => tidy(spool, Some(&kept)),
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -56,6 +72,13 @@ mod tests {
         keep(&spool, &own).unwrap();
         assert!(!own.exists() && expire(&spool, Duration::from_secs(60)).unwrap() == 0);
         assert_eq!(fs::read(spool.join("kept/R1/call.ogg")).unwrap(), b"x");
+        erase(&spool, "R2").unwrap();
+        assert!(spool.join("kept/R1").exists());
+        erase(&spool, "R1").unwrap();
+        erase(&spool, "R1").unwrap();
+        assert!(!spool.exists(), "nothing is left");
+        fs::create_dir_all(&own).unwrap();
+        keep(&spool, &own).unwrap();
         assert_eq!(expire(&spool, Duration::ZERO).unwrap(), 1);
         assert!(!spool.exists(), "nothing is left");
     }

@@ -48,9 +48,12 @@ use crate::time::SampleCount;
 
 pub use file::{Progress, SpoolFile};
 pub use files::{RecordingFiles, Reservation};
-pub use history::{Closed, Entry, FileHistory, History, JOURNAL_VERSION, Made, NewFile, Place, Started, Upload};
+pub use history::{
+    Closed, EgressStep, Entry, FileHistory, History, JOURNAL_VERSION, Made, NewFile, Place, RunningEgress, Started,
+    Upload,
+};
 pub use journal::Journal;
-pub use kept::expire;
+pub use kept::{erase, expire};
 pub use memory::Memory;
 pub use names::{digest_of, hash_of};
 pub(crate) use names::{give_name, part_of};

@@ -51,12 +51,12 @@ pub struct RecoveredFile {
 }
 
 /// The orphans in the directory `spool`, locked, by the names of their journals; for a journal that cannot be understood,
-/// why. Recordings that go on are not among them, nor the one of id `except`, nor those whose journal was written less than
+/// why. Recordings that go on are not among them, nor those whose ids are `except`, nor those whose journal was written less than
 /// `at_rest` ago: a process that goes on with them may be on its way. A directory that is not there has none.
 ///
 /// # Errors
 /// Where the directory cannot be read.
-pub fn orphans(spool: &Path, except: Option<&str>, at_rest: Duration) -> io::Result<Vec<Result<Orphan, FileError>>> {
+pub fn orphans(spool: &Path, except: &[String], at_rest: Duration) -> io::Result<Vec<Result<Orphan, FileError>>> {
     let entries = match fs::read_dir(spool) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -64,9 +64,9 @@ pub fn orphans(spool: &Path, except: Option<&str>, at_rest: Duration) -> io::Res
     };
     let mut paths = entries.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>()?;
     paths.sort();
-    let except = except.map(|id| path_of(spool, id));
+    let except: Vec<PathBuf> = except.iter().map(|id| path_of(spool, id)).collect();
     let mut found = Vec::new();
-    for path in paths.into_iter().filter(|path| except.as_ref() != Some(path)) {
+    for path in paths.into_iter().filter(|path| !except.contains(path)) {
         match kind_of(&path) {
             Some(Kind::Journal) if at_rest.is_zero() || rests_for(&path) >= at_rest => {
                 found.extend(Orphan::at(spool, path).transpose());
@@ -131,7 +131,10 @@ impl Orphan {
         }
         // What is appended begins on a line of its own.
         let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-        journal.set_len(whole as u64).map_err(failed)?;
+        // Cut at its end it would count as just written.
+        if whole < bytes.len() {
+            journal.set_len(whole as u64).map_err(failed)?;
+        }
         io::Seek::seek(&mut journal, io::SeekFrom::End(0)).map_err(failed)?;
         Ok(Some(Self { spool: spool.to_owned(), path, journal, history, started, rested }))
     }

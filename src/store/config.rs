@@ -3,6 +3,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::StoreError;
@@ -42,6 +43,16 @@ impl Serialize for Secret {
     }
 }
 
+impl JsonSchema for Secret {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Secret".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "string", "writeOnly": true, "description": "Never shown; best as ${VARIABLE}."})
+    }
+}
+
 /// Which store, and how to get in.
 ///
 /// What is serialised holds no secret, so that a journal can name the store; whoever reads it back brings the
@@ -62,6 +73,29 @@ pub enum StoreConfig {
 }
 
 impl StoreConfig {
+    /// Whose store it is, in a word: `local`, `s3`, `r2`, `azure`, `gcs`, `oss`.
+    pub fn provider(&self) -> &'static str {
+        match self {
+            Self::Local(_) => "local",
+            Self::S3(s3) if s3.endpoint.as_deref().is_some_and(|url| url.contains(".r2.cloudflarestorage.com")) => "r2",
+            Self::S3(_) => "s3",
+            Self::Azure(_) => "azure",
+            Self::Gcs(_) => "gcs",
+            Self::Oss(_) => "oss",
+        }
+    }
+
+    /// The bucket or container; none for a local folder.
+    pub fn bucket(&self) -> Option<&str> {
+        match self {
+            Self::Local(_) => None,
+            Self::S3(s3) => Some(&s3.bucket),
+            Self::Azure(azure) => Some(&azure.container),
+            Self::Gcs(gcs) => Some(&gcs.bucket),
+            Self::Oss(oss) => Some(&oss.bucket),
+        }
+    }
+
     /// Reads `s3://bucket/prefix`, `az://container/prefix`, `gs://bucket/prefix`, `oss://bucket/prefix`, `file:///folder`
     /// or a path. Everything else, credentials too, stays at its default.
     ///
@@ -137,7 +171,7 @@ impl Default for RetryConfig {
 }
 
 /// An HTTP proxy between callreel and the store.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ProxyConfig {
     /// `http://host:port`.
@@ -197,7 +231,7 @@ pub struct S3Config {
 }
 
 /// A role that the recorder takes on before it writes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AssumeRole {
     /// The role.
@@ -211,7 +245,7 @@ pub struct AssumeRole {
 }
 
 /// Encryption by the store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Encryption {
     /// SSE-S3.
     #[serde(rename = "AES256")]
@@ -222,7 +256,7 @@ pub enum Encryption {
 }
 
 /// Object Lock: how long nobody can delete a recording.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Retention {
     /// Who may still lift it.
@@ -232,7 +266,7 @@ pub struct Retention {
 }
 
 /// Who may lift a retention.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum RetentionMode {
     /// Whoever has the permission to.
@@ -242,7 +276,7 @@ pub enum RetentionMode {
 }
 
 /// A checksum that the store keeps with the object. Each body goes with its MD5 in any case, which every store checks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Checksum {
     /// CRC64-NVME on Amazon's own service, none elsewhere: several other services answer any of them with an error.
@@ -344,6 +378,26 @@ mod tests {
         for (text, dir) in [("recordings", "recordings"), ("/var/calls", "/var/calls"), ("file:///a b", "/a b")] {
             let local = StoreConfig::Local(LocalConfig { dir: dir.into() });
             assert_eq!(StoreConfig::parse_url(text).unwrap(), local);
+        }
+    }
+
+    #[test]
+    fn a_store_says_whose_it_is() {
+        let r2 = StoreConfig::S3(S3Config {
+            bucket: "calls".into(),
+            endpoint: Some("https://account.r2.cloudflarestorage.com".into()),
+            ..S3Config::default()
+        });
+        assert_eq!((r2.provider(), r2.bucket()), ("r2", Some("calls")));
+        for (url, provider, bucket) in [
+            ("s3://b/p", "s3", Some("b")),
+            ("az://b", "azure", Some("b")),
+            ("gs://b", "gcs", Some("b")),
+            ("oss://b", "oss", Some("b")),
+            ("/b", "local", None),
+        ] {
+            let store = StoreConfig::parse_url(url).unwrap();
+            assert_eq!((store.provider(), store.bucket()), (provider, bucket), "{url}");
         }
     }
 

@@ -16,7 +16,7 @@ use crate::decode::TrackDecoder;
 use crate::encode::{Mapping, OggInspector, OggOpusWriter, OpusConfig, OpusHead, OpusTags, PageReader, packet};
 use crate::mix::{Gain, MixError, Mixdown, MixdownConfig, Mixing};
 use crate::recording::Manifest;
-use crate::room::Receiver;
+use crate::room::{DataMessage, Receiver};
 use crate::seal::{Identities, Opened, Opener, Recipients, SealInspector, Sealer, open_whole};
 use crate::spool::{Entry, History};
 use crate::time::{MediaTime, SampleCount};
@@ -39,6 +39,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "rtp_payloads", read: rtp_payloads, seeds: &[] },
     Target { name: "forward", read: forward, seeds: &[] },
     Target { name: "offer", read: offer, seeds: &["offer-one-track.sdp", "offer-reused.sdp"] },
+    Target { name: "data", read: data, seeds: &["data-user.bin", "data-dtmf.bin"] },
     Target { name: "manifest", read: manifest, seeds: &["manifest.json"] },
     Target { name: "journal", read: journal, seeds: &["journal.jsonl"] },
     Target { name: "ogg", read: ogg, seeds: &[] },
@@ -207,6 +208,19 @@ pub fn offer(bytes: &[u8]) -> Result<(), String> {
     let _ = Receiver::answering(now, &text, [("TR_voice", TrackKey(0))], (here, there))
         .map(|(mut receiver, _)| receiver.advance(now, &mut Vec::new()));
     Ok(())
+}
+
+/// A packet of a data channel, as the room engine takes it.
+///
+/// # Errors
+/// A message that is longer than what it was read from.
+pub fn data(bytes: &[u8]) -> Result<(), String> {
+    match crate::room::data::decode(bytes) {
+        Some((_, DataMessage::User { payload, .. })) if payload.len() > bytes.len() => {
+            Err(format!("{} bytes of {}", payload.len(), bytes.len()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A manifest, as every reader of one takes it.

@@ -63,6 +63,12 @@ pub struct PythonParticipant {
     pub red: bool,
     /// Whether it publishes a camera, too.
     pub video: bool,
+    /// The passphrase with which it encrypts from end to end.
+    pub e2ee_key: Option<String>,
+    /// That passphrase is its own, and not the room's.
+    pub e2ee_own_key: bool,
+    /// When it turns to the next key.
+    pub ratchet: Vec<f64>,
 }
 
 impl PythonParticipant {
@@ -79,6 +85,9 @@ impl PythonParticipant {
             dtx: true,
             red: true,
             video: false,
+            e2ee_key: None,
+            e2ee_own_key: false,
+            ratchet: Vec::new(),
         }
     }
 

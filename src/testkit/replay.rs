@@ -194,6 +194,7 @@ impl Sender {
             rtp: RtpTime(self.rtp),
             marker: packet.marker,
             payload: Bytes::from(payload),
+            undecryptable: false,
         }
     }
 }

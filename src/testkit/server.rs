@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use livekit_api::services::room::{CreateRoomOptions, RoomClient, UpdateParticipantOptions};
+use livekit_api::services::room::{CreateRoomOptions, RoomClient, SendDataOptions, UpdateParticipantOptions};
 use livekit_protocol::{ParticipantInfo, Room};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -316,6 +316,16 @@ impl Rooms {
         Ok(rooms.into_iter().map(|room| room.name).collect())
     }
 
+    /// The ids of the rooms that exist: a room that is made anew has another.
+    ///
+    /// # Errors
+    ///
+    /// As [`create`](Self::create).
+    pub async fn sids(&self) -> Result<Vec<String>, TestkitError> {
+        let rooms = self.client.list_rooms(Vec::new()).await.map_err(TestkitError::service("list rooms"))?;
+        Ok(rooms.into_iter().map(|room| room.sid).collect())
+    }
+
     /// Who is in a room, with their tracks; hidden participants too.
     ///
     /// # Errors
@@ -334,6 +344,17 @@ impl Rooms {
     pub async fn remove(&self, room: &str, identity: &str) -> Result<(), TestkitError> {
         let what = format!("remove {identity} from {room}");
         self.client.remove_participant(room, identity).await.map_err(TestkitError::service(what))
+    }
+
+    /// Sends a message to everybody in a room, in nobody's name.
+    ///
+    /// # Errors
+    ///
+    /// As [`create`](Self::create).
+    pub async fn send_data(&self, room: &str, topic: &str, payload: &[u8]) -> Result<(), TestkitError> {
+        let options = SendDataOptions { topic: Some(topic.to_owned()), ..Default::default() };
+        let answer = self.client.send_data(room, payload.to_vec(), options).await;
+        answer.map_err(TestkitError::service(format!("send data to {room}")))
     }
 
     /// Mutes or unmutes a published track (`TR_…`) from outside, as a moderator would.

@@ -71,9 +71,26 @@ pub struct Upload {
     task: JoinHandle<()>,
 }
 
+/// Makes an upload hurry.
+#[derive(Clone, Debug)]
+pub struct Spur(mpsc::WeakUnboundedSender<Command>);
+
+impl Spur {
+    /// From now on the store has this long for what is left, however long the configuration says.
+    pub fn hurry(&self, within: Duration) {
+        if let Some(commands) = self.0.upgrade() {
+            // An upload that has ended needs no spur.
+            let _ = commands.send(Command::Hurry(within));
+        }
+    }
+}
+
+#[derive(Debug)]
 enum Command {
     Add(SpoolFile),
     SoFar(Value),
+    Hurry(Duration),
+    Reserve(oneshot::Sender<Result<String, UploadError>>),
     Complete(Vec<FileId>, oneshot::Sender<Result<Vec<Uploaded>, UploadError>>),
     Beside { suffix: String, ext: String, bytes: Bytes, done: oneshot::Sender<Result<String, UploadError>> },
     Close(oneshot::Sender<()>),
@@ -128,9 +145,22 @@ impl Upload {
         self.send(Command::SoFar(manifest));
     }
 
+    /// Who can say that it has to hurry; as long as it goes on.
+    pub fn spur(&self) -> Spur {
+        Spur(self.commands.downgrade())
+    }
+
     /// How far it is.
     pub fn status(&self) -> UploadStatus {
         self.status.borrow().clone()
+    }
+
+    /// Takes the recording's name in the store, if that has not happened yet. Gives what its objects' keys begin with. Tries once.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn reserve(&self) -> Result<String, UploadError> {
+        self.ask(Command::Reserve).await
     }
 
     /// Makes the objects of these files, which are complete, appear in the store. Waits for a store that is down as long as the
@@ -237,7 +267,7 @@ impl Live {
             tokio::select! {
                 told = &mut round => return (Some(told), came),
                 Some(command) = inbox.recv() => {
-                    let can_wait = matches!(command, Command::Add(_) | Command::SoFar(_));
+                    let can_wait = matches!(command, Command::Add(_) | Command::SoFar(_) | Command::Hurry(_));
                     came.push(command);
                     if !can_wait {
                         return (None, came);
@@ -250,6 +280,19 @@ impl Live {
     async fn obey(&mut self, command: Command) {
         match command {
             Command::Add(file) => self.add(file),
+            Command::Reserve(done) => {
+                let reserved = match self.check_owner() {
+                    Ok(()) => self.reserve().await,
+                    Err(lost) => Err(lost),
+                };
+                self.tell(&reserved);
+                // Nobody waits any more.
+                let _ = done.send(reserved.map(|()| self.transfer.state.stem.clone()));
+            }
+            Command::Hurry(within) => {
+                self.patience = self.patience.min(within);
+                self.give_up_at = self.give_up_at.map(|at| at.min(clock::now() + within));
+            }
             Command::SoFar(manifest) => self.transfer.state.so_far = Some(manifest),
             Command::Complete(files, done) => {
                 let mut pause = FIRST;

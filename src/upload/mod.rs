@@ -29,7 +29,7 @@ use std::time::Duration;
 use crate::store::StoreError;
 
 pub use adopt::{Adopted, AdoptedFile, Found, Left, LeftFile, adopt, find, finish};
-pub use live::{Upload, UploadPlan, UploadStatus, Uploaded};
+pub use live::{Spur, Upload, UploadPlan, UploadStatus, Uploaded};
 pub use state::{FileState, LiveState, STATE_VERSION, Tail};
 
 /// How recordings go into a store.

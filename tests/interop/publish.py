@@ -14,6 +14,9 @@ Reads a plan, one line of JSON, from standard input:
         dtx         whether the encoder may stop sending in silence
         red         whether it sends redundant audio
         video       whether it publishes a camera, too
+        e2ee_key    the passphrase with which it encrypts from end to end; null: it does not
+        e2ee_own_key  whether that is its own instead of the room's
+        ratchet     times at which it turns to the next key
 
 Times are seconds from the common start. The start is a second line on standard input, `go`; those who join before it
 are in the room and send silence by then ("ready"). Every 10 ms one tick gives each source its next frame, so that a
@@ -80,6 +83,9 @@ class Speaker:
     dtx: bool = True
     red: bool = True
     video: bool = False
+    e2ee_key: str | None = None
+    e2ee_own_key: bool = False
+    ratchet: list = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.samples = timeline(self.sounds)
@@ -95,12 +101,28 @@ class Speaker:
         grants = {"roomJoin": True, "room": plan.room, "canPublish": True, "canSubscribe": True}
         jwt = token(plan.api_key, plan.api_secret, self.identity, grants, self.attributes)
         emit("connecting", identity=self.identity)
-        await self.room.connect(plan.url, jwt, rtc.RoomOptions(auto_subscribe=False))
+        await self.room.connect(plan.url, jwt, rtc.RoomOptions(auto_subscribe=False, encryption=self.encryption()))
+        if self.e2ee_key is not None and self.e2ee_own_key:
+            self.room.e2ee_manager.key_provider.set_key(self.identity, self.e2ee_key.encode(), 0)
         emit("connected", identity=self.identity)
         if self.video:
             await self.publish_camera()
         if self.publish is None:
             await self.publish_microphone()
+
+    def encryption(self) -> rtc.E2EEOptions | None:
+        if self.e2ee_key is None:
+            return None
+        shared = None if self.e2ee_own_key else self.e2ee_key.encode()
+        return rtc.E2EEOptions(key_provider_options=rtc.KeyProviderOptions(shared_key=shared))
+
+    async def ratchet_key(self) -> None:
+        keys = self.room.e2ee_manager.key_provider
+        if self.e2ee_own_key:
+            keys.ratchet_key(self.identity, 0)
+        else:
+            keys.ratchet_shared_key(0)
+        emit("ratcheted", identity=self.identity)
 
     async def live(self, clock: Clock) -> None:
         """Does what the plan says, each thing at its time, up to leaving."""
@@ -122,6 +144,7 @@ class Speaker:
             acts += [(start, self.publish_microphone), (end, self.unpublish_microphone)]
         for start, end in self.mute:
             acts += [(start, self.mute_microphone), (end, self.unmute_microphone)]
+        acts += [(at, self.ratchet_key) for at in self.ratchet]
         return sorted((act for act in acts if act[0] < self.leave), key=lambda act: act[0])
 
     async def publish_camera(self) -> None:

@@ -200,3 +200,41 @@ async fn ten_talkers_are_told_apart() {
         assert_eq!(mismatched, 0, "{} has packets of somebody else", voice.sid());
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_track_that_is_subscribed_to_anew_goes_on_under_its_key() {
+    let server = LiveKitServer::start().await.unwrap();
+    let (room, mut watched) = join(config(&server)).await;
+    let ann = Publisher::join(PublisherConfig::on(&server, "room", "ann")).await.unwrap();
+    let voice = ann.publish(speech(60), TrackOptions::default()).await.unwrap();
+    let bob = Publisher::join(PublisherConfig::on(&server, "room", "bob")).await.unwrap();
+    let other = bob.publish(speech(60), TrackOptions::default()).await.unwrap();
+    let before = watched.until_packet(TrackKey(0)).await;
+    watched.until_packet(TrackKey(1)).await;
+
+    room.resubscribe(TrackKey(0));
+    // Once more while it is under way, and a track that nobody has: neither does anything.
+    room.resubscribe(TrackKey(0));
+    room.resubscribe(TrackKey(9));
+    let after = watched
+        .until("packet of the new stream", |event| match event {
+            RoomEvent::Rtp(packet) if packet.track == TrackKey(0) && packet.ssrc != before.ssrc => Some(packet.clone()),
+            _ => None,
+        })
+        .await;
+    for _ in 0..50 {
+        watched.until_packet(TrackKey(0)).await;
+    }
+    room.close().await;
+    watched.rest().await;
+
+    let missed = missing(&voice.sent().packets(), &watched.packets(TrackKey(0)));
+    let first = watched.packets(TrackKey(0)).iter().position(|packet| packet.ssrc == after.ssrc).unwrap();
+    println!("{} packets were missed", missed.len());
+    assert!(missed.len() < 50, "{missed:?}");
+    let streams = watched.packets(TrackKey(0))[first..].iter().filter(|packet| packet.ssrc != after.ssrc).count();
+    assert_eq!(streams, 0, "it was taken off once");
+    assert_eq!(missing(&other.sent().packets(), &watched.packets(TrackKey(1))), Vec::<u16>::new());
+    let lines = watched.lines();
+    assert!(!lines.iter().any(|line| line == "-#0" || line == "+#2" || line.contains("refused")), "{lines:?}");
+}

@@ -18,13 +18,13 @@ fn speech() -> Audio {
 }
 
 /// Carries TCP to the server until it is cut; what connects after that gets through again.
-struct Cable {
+pub struct Cable {
     port: u16,
     cut: Arc<watch::Sender<()>>,
 }
 
 impl Cable {
-    async fn lay(server: &LiveKitServer) -> Self {
+    pub async fn lay(server: &LiveKitServer) -> Self {
         let far = server.url().trim_start_matches("ws://").to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -45,11 +45,11 @@ impl Cable {
         Self { port, cut }
     }
 
-    fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("ws://127.0.0.1:{}", self.port)
     }
 
-    fn cut(&self) {
+    pub fn cut(&self) {
         self.cut.send_replace(());
     }
 }

@@ -37,19 +37,26 @@ impl Call {
 
     /// As [`begin`](Self::begin), with other settings.
     pub async fn begin_with(adjust: impl FnOnce(&mut Config)) -> Self {
-        let server = LiveKitServer::start().await.unwrap();
+        Self::begin_on(LiveKitServer::start().await.unwrap(), adjust).await
+    }
+
+    /// As [`begin_with`](Self::begin_with), on this server.
+    pub async fn begin_on(server: LiveKitServer, adjust: impl FnOnce(&mut Config)) -> Self {
         let out = tempfile::tempdir().unwrap();
         let credentials =
             Credentials::ApiKey { key: server.api_key().to_owned(), secret: server.api_secret().to_owned() };
         let mut config = Config::new(server.url(), credentials, ROOM);
         config.out = out.path().to_owned();
-        config.stop.departure_timeout = Duration::from_secs(1);
+        config.life.stop.departure_timeout = Duration::from_secs(1);
         adjust(&mut config);
+        let wanted = if config.life.consent.is_empty() { State::Active } else { State::Starting };
         let mut recording = Recorder::start(config);
-        while recording.status().state == State::Starting {
-            recording.changed().await;
+        while recording.status().state == State::Starting && (wanted == State::Active || !is_there(&server).await) {
+            if wanted == State::Active {
+                recording.changed().await;
+            }
         }
-        assert_eq!(recording.status().state, State::Active, "{:?}\n{}", recording.status(), server.log());
+        assert_eq!(recording.status().state, wanted, "{:?}\n{}", recording.status(), server.log());
         Self { server, recording, out }
     }
 
@@ -69,6 +76,11 @@ impl Call {
         visit
     }
 
+    /// Where its files are.
+    pub fn directory(&self) -> &Path {
+        self.out.path()
+    }
+
     /// Stops the recording and gives what came of it.
     pub async fn stop(self) -> Recorded {
         self.recording.stop();
@@ -80,6 +92,12 @@ impl Call {
         let result = self.recording.wait().await;
         Recorded::read(result, self.out)
     }
+}
+
+/// Whether anybody is in the room, hidden or not.
+async fn is_there(server: &LiveKitServer) -> bool {
+    let participants = server.rooms().participants(ROOM).await;
+    participants.is_ok_and(|participants| !participants.is_empty())
 }
 
 /// A recording with everything that belongs to it.
@@ -100,10 +118,10 @@ impl Recorded {
         manifest.check().unwrap();
         let audio = Audio::read(Path::new(&result.outputs[0].location)).unwrap();
         assert!(
-            (audio.duration().as_secs_f64() - manifest.duration_seconds).abs() < 0.020,
+            (audio.duration().as_secs_f64() - manifest.outputs[0].duration_seconds).abs() < 0.020,
             "the file lasts {:?}, the manifest says {} s",
             audio.duration(),
-            manifest.duration_seconds
+            manifest.outputs[0].duration_seconds
         );
         let age = clock::wall() - manifest.started_at;
         let zero = clock::now() - Duration::try_from(age).expect("it began before it ended");

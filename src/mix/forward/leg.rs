@@ -119,6 +119,8 @@ impl Leg {
         }
         self.end = Some(stretch.end);
         let before = self.pieces.back();
+        let mut silence = self.pieces.iter().rev().take_while(|piece| piece.kind == Kind::Silence);
+        let after_withheld = silence.any(Piece::is_withheld);
         let level = match &stretch.content {
             Content::Packet { codec, payload } => g711_level(*codec, payload),
             _ => None,
@@ -127,7 +129,7 @@ impl Leg {
             start: stretch.start,
             end: stretch.end,
             content: stretch.content.clone(),
-            kind: kind(stretch, before),
+            kind: kind(stretch, after_withheld),
             hint: hint(&stretch.content, before),
             level,
             forwarded: None,
@@ -278,7 +280,7 @@ fn joins(last: &Piece, next: &Piece) -> bool {
     }
 }
 
-fn kind(stretch: &Settled, before: Option<&Piece>) -> Kind {
+fn kind(stretch: &Settled, after_withheld: bool) -> Kind {
     let payload = match &stretch.content {
         Content::Silence(_) => return Kind::Silence,
         Content::Recovered { .. } | Content::Concealed { .. } => return Kind::Other(Obstacle::Loss),
@@ -292,8 +294,8 @@ fn kind(stretch: &Settled, before: Option<&Piece>) -> Kind {
     if u64::from(samples) > stretch.len().0 + u64::from(samples) / 24 {
         return Kind::Other(Obstacle::Duration);
     }
-    // What was withheld must not come back as the spare copy in the packet after it.
-    if before.is_some_and(Piece::is_withheld) && toc::in_band_fec(payload).is_some() {
+    // What was withheld must not come back as the spare copy in the next packet that is heard.
+    if after_withheld && toc::in_band_fec(payload).is_some() {
         return Kind::Other(Obstacle::Withheld);
     }
     Kind::Packet(samples)

@@ -29,6 +29,9 @@ const AT_A_TIME: usize = 32;
 /// longer is no packet of a call.
 const DATAGRAM: usize = 2048;
 
+/// Routes do not depend on the port.
+const ANY_PORT: u16 = 9;
+
 /// About what a packet of a voice takes in the socket's buffer, with the kernel's overhead.
 const KEPT: usize = 1024;
 
@@ -150,6 +153,15 @@ impl UdpLink {
         let local = SocketAddr::new(probe.local_addr()?.ip(), self.port);
         self.routes.push((remote.ip(), local));
         Ok(local)
+    }
+
+    /// Asks for all ways anew: this machine may have got other addresses. A way that is no longer there stays as it was.
+    pub(in super::super) fn reroute(&mut self) {
+        for (remote, before) in std::mem::take(&mut self.routes) {
+            if self.route(SocketAddr::new(remote, ANY_PORT)).is_err() {
+                self.routes.push((remote, before));
+            }
+        }
     }
 
     /// Sends, or lets the packet go where the socket cannot take it: what matters is sent again.
@@ -347,6 +359,16 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[tokio::test]
+    async fn an_address_that_the_machine_no_longer_has_is_not_told_again() {
+        let mut link = UdpLink::bind().unwrap();
+        let server: SocketAddr = "127.0.0.1:7882".parse().unwrap();
+        let now = link.route(server).unwrap();
+        link.routes = vec![(server.ip(), "192.0.2.77:9".parse().unwrap())];
+        link.reroute();
+        assert_eq!(link.route(server).unwrap(), now);
+    }
 
     /// What a datagram's arrival was said to be that waited so long in the socket, and when it was sent at the latest.
     #[cfg(target_os = "linux")]

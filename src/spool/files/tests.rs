@@ -157,6 +157,19 @@ async fn a_recording_that_never_had_a_file_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn a_recording_that_something_else_makes_leaves_its_journal() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut held, _events) = files(dir.path(), "call.ogg", "r1");
+    held.hold();
+    held.journal().commit().await;
+    drop(held);
+    // What is done after it on the same disk shows that nothing is on its way any more.
+    let (other, _events) = files(dir.path(), "other.ogg", "r2");
+    other.done(false).await;
+    assert_eq!(left(&dir.path().join(".spool")), ["r1.journal"]);
+}
+
+#[tokio::test]
 async fn two_recordings_of_one_id_never_go_on_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let (_first, _events) = files(dir.path(), "call.ogg", "r1");

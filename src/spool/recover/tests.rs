@@ -51,7 +51,7 @@ fn left_behind(root: &Path, stream: &[u8]) -> PathBuf {
 }
 
 fn only(spool: &Path) -> Orphan {
-    let mut found = orphans(spool, None, Duration::ZERO).unwrap();
+    let mut found = orphans(spool, &[], Duration::ZERO).unwrap();
     assert_eq!(found.len(), 1);
     found.remove(0).unwrap()
 }
@@ -155,7 +155,7 @@ fn an_orphan_is_ended_and_nothing_else_is_left() {
     orphan.done().unwrap();
     let left: Vec<_> = everything(dir.path()).into_keys().collect();
     assert_eq!(left, [PathBuf::from("call.json"), "call.ogg".into()]);
-    assert!(!spool.exists() && orphans(&spool, None, Duration::ZERO).unwrap().is_empty());
+    assert!(!spool.exists() && orphans(&spool, &[], Duration::ZERO).unwrap().is_empty());
 }
 
 #[test]
@@ -216,9 +216,9 @@ fn a_recording_that_goes_on_is_left_alone() {
     let spool = left_behind(dir.path(), &stream());
     let before = everything(dir.path());
     let orphan = only(&spool);
-    assert!(orphans(&spool, None, Duration::ZERO).unwrap().is_empty(), "another has it");
+    assert!(orphans(&spool, &[], Duration::ZERO).unwrap().is_empty(), "another has it");
     drop(orphan);
-    assert!(orphans(&spool, Some("r1"), Duration::ZERO).unwrap().is_empty(), "it is not wanted");
+    assert!(orphans(&spool, &["r1".to_owned()], Duration::ZERO).unwrap().is_empty(), "it is not wanted");
     assert!(Orphan::of(&spool, "r1").unwrap().is_some());
     // A torn line was cut off, and nothing else was touched.
     let after = everything(dir.path());
@@ -252,7 +252,7 @@ fn a_journal_that_this_version_does_not_understand_is_left_alone() {
     let newer = Entry::Started(Started { version: JOURNAL_VERSION + 1, ..started });
     for text in [newer.line().unwrap(), b"not a journal".to_vec(), Vec::new()] {
         fs::write(spool.join("r1.journal"), &text).unwrap();
-        let found = orphans(&spool, None, Duration::ZERO).unwrap();
+        let found = orphans(&spool, &[], Duration::ZERO).unwrap();
         assert!(matches!(&found[..], [Err(_)]));
         drop(found);
         assert_eq!(fs::read(spool.join("r1.journal")).unwrap(), text);
@@ -265,10 +265,10 @@ fn a_journal_that_was_never_begun_is_forgotten() {
     let begun = dir.path().join("r1.journal.part");
     fs::write(&begun, b"{").unwrap();
     let held = lock(&begun).unwrap();
-    assert!(orphans(dir.path(), None, Duration::ZERO).unwrap().is_empty() && begun.exists());
+    assert!(orphans(dir.path(), &[], Duration::ZERO).unwrap().is_empty() && begun.exists());
     drop(held);
     assert!(
-        orphans(dir.path(), None, Duration::ZERO).unwrap().is_empty() && !dir.path().exists(),
+        orphans(dir.path(), &[], Duration::ZERO).unwrap().is_empty() && !dir.path().exists(),
         "nor is its directory left"
     );
 }

@@ -48,6 +48,7 @@ impl Rtp {
                 rtp: RtpTime((seq * u64::from(SAMPLE_RATE) / 50) as i64),
                 marker: false,
                 payload: self.conversation.packet(participant, seq).clone(),
+                undecryptable: false,
                 arrival: self.zero,
             };
             self.pipeline.packet(&packet, self.conversation.arrival(participant, self.tick));

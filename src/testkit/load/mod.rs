@@ -10,6 +10,7 @@ mod recorders;
 mod replay;
 mod report;
 mod script;
+mod service;
 mod stage;
 mod verdict;
 
@@ -88,11 +89,12 @@ impl Load {
         }
         let script = Arc::new(Script::new(plan.talkers, plan.sound)?);
         let stage = Stage::set(plan.source, &script, plan.talkers).await?;
-        let recorders = Recorders::new(plan.mode, &plan.programs, &plan.recording, plan.recorder_cores.clone());
+        let mut recorders = Recorders::new(plan.mode, &plan.programs, &plan.recording, plan.recorder_cores.clone());
         let out = tempfile::Builder::new()
             .prefix("callreel-load-")
             .tempdir()
             .map_err(TestkitError::io("a folder for recordings"))?;
+        recorders.open(&stage.place(0, out.path().to_owned())).await?;
         Ok(Self { plan, script, stage, calls: 0, recorders, out })
     }
 

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::process::{ask_to_end, pin};
+use super::service::Service;
 use crate::analysis::AnalysisConfig;
 use crate::clock;
 use crate::config::{Config, OutputKind};
@@ -32,6 +33,8 @@ pub enum Mode {
     Pooled,
     /// A `callreel record` for each call.
     Process,
+    /// All calls by one `callreel serve`.
+    Service,
 }
 
 /// The programs that record.
@@ -107,6 +110,8 @@ pub(super) struct Started {
     pub(super) stopped: Option<Instant>,
     pub(super) over: Option<(Instant, RecordingResult)>,
     pid: Option<u32>,
+    /// The service's name for it.
+    id: Option<String>,
 }
 
 /// All recordings of a run.
@@ -116,6 +121,7 @@ pub(super) struct Recorders {
     recording: Recording,
     cores: Vec<usize>,
     pool: Option<Pool>,
+    service: Option<Service>,
     pub(super) calls: Vec<Started>,
     /// The longest that a recording did not look after its call, where calls share a process.
     behind: Duration,
@@ -139,6 +145,7 @@ impl Recorders {
             recording: recording.clone(),
             cores,
             pool: None,
+            service: None,
             calls: Vec::new(),
             behind: Duration::ZERO,
             words,
@@ -147,27 +154,40 @@ impl Recorders {
         }
     }
 
+    /// Starts what runs before there are calls: the service, for the server of `place`.
+    pub(super) async fn open(&mut self, place: &Place) -> Result<(), TestkitError> {
+        if self.mode == Mode::Service {
+            let command = Command::new(&self.programs.callreel);
+            let service = Service::start(command, place, &self.recording).await?;
+            self.hold(&service.child)?;
+            self.service = Some(service);
+        }
+        Ok(())
+    }
+
     /// Starts recording the next call.
     pub(super) async fn start(&mut self, place: Place) -> Result<(), TestkitError> {
         let call = self.calls.len();
         let at = clock::wall();
-        let pid = match self.mode {
-            Mode::Pooled => {
+        let (mut pid, mut id) = (None, None);
+        match (self.mode, &self.service) {
+            (Mode::Pooled, _) => {
                 let Recording { outputs, mixing, analysis } = self.recording.clone();
                 self.order(&Order::Start { call, place, outputs, mixing, analysis }).await?;
-                None
             }
-            Mode::Process => Some(self.spawn_one(call, &place)?),
-        };
-        self.calls.push(Started { at, stopped: None, over: None, pid });
+            (Mode::Process, _) => pid = Some(self.spawn_one(call, &place)?),
+            (Mode::Service, Some(service)) => id = Some(service.record(&place.room).await?),
+            (Mode::Service, None) => return Err(TestkitError::Simulation("there is no service".into())),
+        }
+        self.calls.push(Started { at, stopped: None, over: None, pid, id });
         Ok(())
     }
 
     /// The processes that record.
     pub(super) fn pids(&self) -> Vec<u32> {
-        match &self.pool {
-            Some(pool) => pool.child.id().into_iter().collect(),
-            None => self.calls.iter().filter(|call| call.over.is_none()).filter_map(|call| call.pid).collect(),
+        match (&self.pool, &self.service) {
+            (Some(Pool { child, .. }), _) | (None, Some(Service { child, .. })) => child.id().into_iter().collect(),
+            (None, None) => self.calls.iter().filter(|call| call.over.is_none()).filter_map(|call| call.pid).collect(),
         }
     }
 
@@ -181,6 +201,9 @@ impl Recorders {
 
     /// Stops all recordings and waits for their results.
     pub(super) async fn finish(&mut self) -> Result<(), TestkitError> {
+        if let Some(service) = self.service.take() {
+            return self.finish_service(service).await;
+        }
         for call in 0..self.calls.len() {
             self.calls[call].stopped = Some(clock::now());
             match self.calls[call].pid {
@@ -204,6 +227,24 @@ impl Recorders {
             pool.child.wait().await.map_err(TestkitError::io("waiting for the recorder"))?;
         }
         Ok(())
+    }
+
+    async fn finish_service(&mut self, mut service: Service) -> Result<(), TestkitError> {
+        for call in &mut self.calls {
+            call.stopped = Some(clock::now());
+            if let Some(id) = &call.id {
+                service.stop(id).await?;
+            }
+        }
+        for call in &mut self.calls {
+            if let Some(id) = &call.id {
+                call.over = Some(service.result(id).await?);
+            }
+        }
+        if let Some(pid) = service.child.id() {
+            ask_to_end(pid).map_err(TestkitError::io("ending the service"))?;
+        }
+        service.child.wait().await.map(drop).map_err(TestkitError::io("waiting for the service"))
     }
 
     fn note(&mut self, word: Word) {
@@ -280,10 +321,16 @@ impl Recorders {
 
     fn spawn(&self, mut command: Command) -> Result<Child, TestkitError> {
         let child = command.spawn().map_err(TestkitError::io("starting a recorder"))?;
+        self.hold(&child)?;
+        Ok(child)
+    }
+
+    /// Keeps a recorder on the processors that it may use.
+    fn hold(&self, child: &Child) -> Result<(), TestkitError> {
         if let (Some(pid), false) = (child.id(), self.cores.is_empty()) {
             pin(pid, self.cores.iter().copied()).map_err(TestkitError::io("a processor for the recorder"))?;
         }
-        Ok(child)
+        Ok(())
     }
 }
 

@@ -148,6 +148,7 @@ impl fmt::Display for Level {
         let mode = match self.mode {
             Mode::Pooled => "pooled",
             Mode::Process => "process",
+            Mode::Service => "service",
         };
         let source = match self.source {
             Source::Server => "server",

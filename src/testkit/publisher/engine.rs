@@ -9,6 +9,7 @@ use proto::request_response::{Reason, Request as Asked};
 use proto::signal_request::Message as Request;
 use proto::signal_response::Message as Response;
 use str0m::change::{SdpAnswer, SdpPendingOffer};
+use str0m::channel::ChannelId;
 use str0m::media::{Direction, MediaKind, Mid, Pt};
 use str0m::net::{Protocol, Receive};
 use str0m::rtp::RtpWrite;
@@ -20,6 +21,7 @@ use super::source::{Source, muted_at};
 use super::{PublisherConfig, SentLog, SentPacket, TrackOptions};
 use crate::call::Codec;
 use crate::clock;
+use crate::e2ee::FrameSealer;
 use crate::testkit::TestkitError;
 use crate::time::SampleCount;
 
@@ -52,14 +54,26 @@ pub(super) enum Command {
         muted: bool,
         reply: Reply<()>,
     },
+    Ratchet {
+        sid: String,
+        reply: Reply<()>,
+    },
     Unpublish {
         sid: String,
+        reply: Reply<()>,
+    },
+    Send {
+        packet: Vec<u8>,
         reply: Reply<()>,
     },
     Watch {
         sid: String,
         count: usize,
         reply: oneshot::Sender<()>,
+    },
+    Cut {
+        cut: bool,
+        reply: Reply<()>,
     },
     Leave {
         reply: Reply<()>,
@@ -74,6 +88,8 @@ pub(super) struct Engine {
     commands: mpsc::UnboundedReceiver<Command>,
     rtc: Rtc,
     socket: UdpSocket,
+    /// Nothing that is sent over it arrives, in either direction.
+    is_cut: bool,
     local: SocketAddr,
     connected: bool,
     tracks: Vec<Track>,
@@ -81,6 +97,9 @@ pub(super) struct Engine {
     changes: Vec<Change>,
     pending: Option<Pending>,
     next_offer: u32,
+    /// The channel for messages, once it is open, and what waits for it.
+    channel: Option<ChannelId>,
+    outbox: Vec<(Vec<u8>, Reply<()>)>,
 }
 
 /// A change of the media sections that waits for its turn to be offered.
@@ -185,6 +204,7 @@ impl Engine {
             commands,
             rtc,
             socket,
+            is_cut: false,
             local,
             connected: false,
             tracks: Vec::new(),
@@ -192,6 +212,8 @@ impl Engine {
             changes: Vec::new(),
             pending: None,
             next_offer: 1,
+            channel: None,
+            outbox: Vec::new(),
         };
         // A data channel is reason enough for a connection, so that others see this participant before it publishes.
         let mut api = engine.rtc.sdp_api();
@@ -221,6 +243,7 @@ impl Engine {
     async fn step(&mut self) -> Result<Option<String>, TestkitError> {
         self.send_due_frames().await?;
         self.negotiate().await?;
+        self.send_messages();
         let timeout = self.drain()?;
         if !self.rtc.is_alive() {
             return Ok(Some(self.why_lost().await));
@@ -233,7 +256,9 @@ impl Engine {
             biased;
             received = self.socket.recv_from(&mut buffer) => {
                 // An error is an ICMP answer to something sent before; ICE finds out by itself.
-                if let Ok((len, source)) = received {
+                if let Ok((len, source)) = received
+                    && !self.is_cut
+                {
                     self.receive(source, &buffer[..len])?;
                 }
                 Ok(None)
@@ -285,10 +310,12 @@ impl Engine {
             match self.rtc.poll_output().map_err(broken)? {
                 Output::Timeout(at) => return Ok(at),
                 // A datagram that the socket refuses is lost, as any datagram may be.
+                Output::Transmit(_) if self.is_cut => {}
                 Output::Transmit(transmit) => {
                     let _ = self.socket.try_send_to(&transmit.contents, transmit.destination);
                 }
                 Output::Event(Event::Connected) => self.connected = true,
+                Output::Event(Event::ChannelOpen(id, _)) => self.channel = Some(id),
                 Output::Event(_) => {}
             }
         }
@@ -358,6 +385,16 @@ impl Engine {
                 self.mute(&sid, muted).await;
                 let _ = reply.send(known.then_some(()).ok_or_else(|| failed("mute", format!("no track {sid}"))));
             }
+            Command::Ratchet { sid, reply } => {
+                let mut known = self.tracks.iter_mut().filter(|track| track.sid == sid);
+                let sealer = known.find_map(|track| match &mut track.content {
+                    Content::Voice(voice) => voice.options.sealer.as_mut(),
+                    Content::Video { .. } => None,
+                });
+                let ratcheted =
+                    sealer.map(FrameSealer::ratchet).ok_or_else(|| failed("ratchet", format!("no key of {sid}")));
+                let _ = reply.send(ratcheted);
+            }
             Command::Unpublish { sid, reply } => {
                 let at = self.tracks.iter().position(|track| track.sid == sid && track.live.is_some());
                 match at.map(|at| self.tracks.remove(at)).and_then(|track| track.live) {
@@ -365,6 +402,7 @@ impl Engine {
                     None => drop(reply.send(Err(failed("unpublish", format!("no track {sid}"))))),
                 }
             }
+            Command::Send { packet, reply } => self.outbox.push((packet, reply)),
             Command::Watch { sid, count, reply } => {
                 let track = self.tracks.iter_mut().find(|track| track.sid == sid);
                 if let Some(Track { content: Content::Voice(voice), .. }) = track {
@@ -387,9 +425,26 @@ impl Engine {
                 let _ = reply.send(Ok(()));
                 return Ok(Some("left".to_owned()));
             }
+            Command::Cut { cut, reply } => {
+                self.is_cut = cut;
+                let _ = reply.send(Ok(()));
+            }
             Command::Crash => return Ok(Some("crashed".to_owned())),
         }
         Ok(None)
+    }
+
+    /// Sends what waits for the channel.
+    fn send_messages(&mut self) {
+        let Some(mut channel) = self.channel.and_then(|id| self.rtc.channel(id)) else { return };
+        for (packet, reply) in self.outbox.drain(..) {
+            let sent = match channel.write(true, &packet) {
+                Ok(true) => Ok(()),
+                Ok(false) => Err(failed("a message", "the channel is full".to_owned())),
+                Err(error) => Err(broken(error)),
+            };
+            let _ = reply.send(sent);
+        }
     }
 
     async fn announce(
@@ -599,7 +654,10 @@ impl Voice {
         let muted = self.muted || scheduled;
         let tell_muted = (muted != self.told_muted).then_some(muted);
         self.told_muted = muted;
-        let frame = self.source.next(muted)?;
+        let mut frame = self.source.next(muted)?;
+        if let (Some(sealer), Some(payload)) = (&mut self.options.sealer, &mut frame.payload) {
+            *payload = sealer.seal(payload);
+        }
         if let Some(live) = live {
             live.due = self.spoken(start);
         }
@@ -660,6 +718,10 @@ fn announcement(options: &TrackOptions, channels: usize) -> proto::AddTrackReque
         r#type: proto::TrackType::Audio as i32,
         source: source as i32,
         disable_red: true,
+        encryption: match options.sealer {
+            Some(_) => proto::encryption::Type::Gcm as i32,
+            None => proto::encryption::Type::None as i32,
+        },
         audio_features: features,
         ..Default::default()
     }

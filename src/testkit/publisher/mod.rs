@@ -31,11 +31,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use livekit_api::access_token::{AccessToken, VideoGrants};
+use livekit_protocol::{DataPacket, data_packet};
+use prost::Message;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{Audio, LiveKitServer, TestkitError};
 use crate::call::{Codec, ParticipantKind};
+use crate::e2ee::FrameSealer;
 use crate::room::ensure_crypto_provider;
 use crate::time::{Ppm, SampleCount};
 use engine::{Command, Engine};
@@ -167,6 +170,7 @@ pub struct TrackOptions {
     skew: Ppm,
     first_seq: Option<u16>,
     first_timestamp: Option<u32>,
+    sealer: Option<FrameSealer>,
 }
 
 impl Default for TrackOptions {
@@ -188,6 +192,7 @@ impl Default for TrackOptions {
             skew: Ppm(0.0),
             first_seq: None,
             first_timestamp: None,
+            sealer: None,
         }
     }
 }
@@ -275,6 +280,12 @@ impl TrackOptions {
     /// How much faster this publisher's sound clock runs than the machine's. Default not at all.
     pub fn skew(mut self, skew: Ppm) -> Self {
         self.skew = skew;
+        self
+    }
+
+    /// Encrypts every frame from end to end, and announces that. Default not.
+    pub fn sealed(mut self, sealer: FrameSealer) -> Self {
+        self.sealer = Some(sealer);
         self
     }
 
@@ -459,6 +470,24 @@ impl Publisher {
         self.ask(|reply| Command::PublishVideo { reply }).await.map(|(sid, _)| sid)
     }
 
+    /// Sends a message to everybody in the room, over the reliable channel.
+    ///
+    /// # Errors
+    ///
+    /// [`TestkitError::Publisher`] where the channel does not take it or the participant is gone.
+    pub async fn send(&self, message: data_packet::Value) -> Result<(), TestkitError> {
+        self.send_packet(DataPacket { value: Some(message), ..Default::default() }).await
+    }
+
+    /// Sends a data packet as it is.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send).
+    pub async fn send_packet(&self, packet: DataPacket) -> Result<(), TestkitError> {
+        self.ask(|reply| Command::Send { packet: packet.encode_to_vec(), reply }).await
+    }
+
     /// Leaves as a client does that hangs up: the server is told.
     ///
     /// # Errors
@@ -468,6 +497,14 @@ impl Publisher {
         self.ask(|reply| Command::Leave { reply }).await?;
         self.end().await;
         Ok(())
+    }
+
+    /// Cuts its network for media, or mends it; it goes on speaking meanwhile. Its signalling stays.
+    ///
+    /// # Errors
+    /// [`TestkitError::Publisher`] where the participant was gone already.
+    pub async fn cut(&self, cut: bool) -> Result<(), TestkitError> {
+        self.ask(|reply| Command::Cut { cut, reply }).await
     }
 
     /// Vanishes: sockets close, nobody is told.
@@ -570,6 +607,15 @@ impl Voice {
     /// [`TestkitError::Publisher`] where the track or its participant is gone.
     pub async fn mute(&self, muted: bool) -> Result<(), TestkitError> {
         ask(&self.commands, |reply| Command::Mute { sid: self.sid.clone(), muted, reply }).await
+    }
+
+    /// Turns to the next key, where the track is [sealed](TrackOptions::sealed).
+    ///
+    /// # Errors
+    ///
+    /// [`TestkitError::Publisher`] where the track or its participant is gone.
+    pub async fn ratchet(&self) -> Result<(), TestkitError> {
+        ask(&self.commands, |reply| Command::Ratchet { sid: self.sid.clone(), reply }).await
     }
 
     /// Takes the track away, and returns once the server agrees. Publish again for another one.

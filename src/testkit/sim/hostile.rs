@@ -147,6 +147,7 @@ impl Hostile<'_> {
             rtp: RtpTime(self.rtp[index]),
             marker: false,
             payload: Bytes::from(payload),
+            undecryptable: shape & 0x70 == 0x70,
         };
         self.capture.packet(TrackKey(index as u32), packet, ClockTime(self.now));
     }

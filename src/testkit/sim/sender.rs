@@ -234,6 +234,7 @@ impl Source {
             rtp: RtpTime((1 << 40) + self.rtp),
             marker: blank,
             payload: Bytes::from(payload),
+            undecryptable: false,
         }
     }
 

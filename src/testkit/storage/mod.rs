@@ -22,6 +22,7 @@ use crate::store::{AzureConfig, S3Config, Secret, Store, StoreConfig};
 use super::TestkitError;
 use super::guard::read_log;
 use super::server::tools_dir;
+pub(super) use process::free_port;
 use process::{Process, Tool};
 
 pub use front::ProviderFront;
@@ -99,7 +100,7 @@ impl StorageServer {
         // A port is free when it is picked, but another process may be faster: then the server ends, and another is picked.
         let mut attempt = 1;
         loop {
-            let port = process::free_port()?;
+            let port = free_port()?;
             match Process::start(&tool(kind, dir.path(), port), dir.path(), port).await {
                 Ok(process) => return Ok(Self { kind, port, process: Some(process), dir }),
                 Err(TestkitError::ToolStart { log, .. })

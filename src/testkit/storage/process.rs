@@ -74,7 +74,7 @@ impl Process {
 }
 
 /// A port of this machine that is free now.
-pub(super) fn free_port() -> Result<u16, TestkitError> {
+pub(in crate::testkit) fn free_port() -> Result<u16, TestkitError> {
     let failed = || TestkitError::io("a free loopback port");
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed())?;
     Ok(listener.local_addr().map_err(failed())?.port())
