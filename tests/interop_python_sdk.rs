@@ -205,6 +205,19 @@ fn encrypted_line() -> Audio {
     said(&fixture("agent.flac"), 0.50, 5.65)
 }
 
+/// Half a second of the line after the other is heard, before and after each change of keys. Not the line as one: a publisher
+/// whose machine is busy pauses in it, and what follows comes later by as much. A pause spoils the piece in which it falls.
+fn assert_heard(heard: &Audio) {
+    let line = encrypted_line();
+    let pieces = line.channel(0).chunks_exact(24_000);
+    let scores: Vec<f64> = pieces.map(|piece| analysis::find(piece, heard.channel(0)).unwrap().score).collect();
+    println!("likeness {scores:.2?}");
+    for third in scores.chunks(scores.len().div_ceil(3)) {
+        let alike = third.iter().filter(|score| **score > 0.9).count();
+        assert!(2 * alike > third.len(), "{scores:.2?}");
+    }
+}
+
 async fn recorded_encrypted(room: &str, speaker: PythonParticipant, keys: E2eeConfig) -> (Manifest, Audio) {
     let server = LiveKitServer::start().await.unwrap();
     let out = tempfile::tempdir().unwrap();
@@ -239,9 +252,7 @@ async fn the_sdks_encrypted_speech_is_recorded_with_the_right_key() {
     assert_eq!(manifest.outcome, Outcome::Complete, "{:?}", manifest.reasons);
     assert_eq!(manifest.tracks[0].encryption, Encryption::Gcm);
     assert_eq!(manifest.tracks[0].ledger.sums.undecryptable, 0);
-    let found = analysis::find(encrypted_line().channel(0), heard.channel(0)).unwrap();
-    println!("likeness {:.3}", found.score);
-    assert!(found.score > 0.9, "{found:?}");
+    assert_heard(&heard);
 }
 
 #[tokio::test]
@@ -265,8 +276,7 @@ async fn the_sdks_ratcheted_keys_are_followed() {
     speaker.ratchet = vec![2.5, 4.0];
     let (manifest, heard) = recorded_encrypted("ratchet", speaker, shared("open sesame")).await;
     assert_eq!(manifest.outcome, Outcome::Complete, "{:?}", manifest.reasons);
-    let found = analysis::find(encrypted_line().channel(0), heard.channel(0)).unwrap();
-    assert!(found.score > 0.9, "{found:?}");
+    assert_heard(&heard);
 }
 
 #[tokio::test]
@@ -277,6 +287,5 @@ async fn a_participants_own_key_of_the_sdk_is_used() {
     let keys = shared("not this").participant_key("ann", 0, KeyMaterial::passphrase("ann's own"));
     let (manifest, heard) = recorded_encrypted("own", speaker, keys).await;
     assert_eq!(manifest.outcome, Outcome::Complete, "{:?}", manifest.reasons);
-    let found = analysis::find(encrypted_line().channel(0), heard.channel(0)).unwrap();
-    assert!(found.score > 0.9, "{found:?}");
+    assert_heard(&heard);
 }

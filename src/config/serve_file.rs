@@ -390,6 +390,8 @@ pub struct LimitsSection {
     pub calls: Option<u32>,
     /// The share of the processors that may be busy before recordings are refused, in percent. Default 85.
     pub cpu_percent: u8,
+    /// How late recordings may come to their work, as others use the machine, before further ones are refused. Default 250ms.
+    pub late: Time,
     /// The bytes of memory that must be left before recordings are refused. Default 256 MiB.
     pub memory_left: u64,
     /// The bytes that the spool's volume must have left before recordings are refused. Default 512 MiB.
@@ -420,6 +422,7 @@ impl Default for LimitsSection {
         Self {
             calls: None,
             cpu_percent: 85,
+            late: Time(Duration::from_millis(250)),
             memory_left: 256 * MIB,
             spool_left: 512 * MIB,
             connections: 1_024,

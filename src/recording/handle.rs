@@ -62,6 +62,17 @@ impl Recorder {
         handle
     }
 
+    /// Waits until `due` on the threads that recordings have, and gives when it was done there: later, where they are busy or
+    /// get no processor time.
+    pub async fn at_work(due: Instant) -> Instant {
+        let Ok(runtime) = runtime() else { return due };
+        let work = runtime.spawn(async move {
+            tokio::time::sleep_until(due.into()).await;
+            clock::now()
+        });
+        work.await.unwrap_or(due)
+    }
+
     /// Sets how many threads all recordings of this process share. Default: one for each processor; one does for a
     /// single call, and hands nothing to and fro. Does nothing once a recording was started, or when called again.
     pub fn threads(count: NonZeroUsize) {

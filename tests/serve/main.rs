@@ -170,9 +170,10 @@ async fn pausing_resuming_holding_and_deleting_do_what_they_say() {
     service.terminate().await;
 }
 
-/// Many calls, so many at once.
+/// Many calls, a room opening every 90 ms.
 async fn talk(world: &World, calls: usize) -> Vec<(Publisher, callreel::testkit::Voice)> {
     let join = async |n: usize| {
+        tokio::time::sleep(n as u32 * Duration::from_millis(90)).await;
         let publisher =
             Publisher::join(PublisherConfig::on(&world.livekit, &format!("room-{n}"), "alice")).await.unwrap();
         let voice =
@@ -263,7 +264,7 @@ async fn many_rooms_at_once_are_all_recorded_or_refused_with_a_reason() {
     let people = talk(&world, rooms).await;
     within("each room has its recording", async || service.recordings("").await.len() == rooms).await;
     for (_, voice) in &people {
-        voice.sent_at_least(150).await.unwrap();
+        voice.sent_at_least(voice.sent().len() + 250).await.unwrap();
     }
     for (person, _) in people {
         person.leave().await.unwrap();
@@ -276,11 +277,12 @@ async fn many_rooms_at_once_are_all_recorded_or_refused_with_a_reason() {
     let (mut recorded, mut refused) = (0, 0);
     for recording in &found {
         if recording["status"] == "ready" {
-            assert_eq!(recording["outcome"], "complete", "{recording:#}");
+            assert_eq!(recording["outcome"], "complete", "{recording:#}\n{}", service.log_of(recording));
             assert!(recording["duration_seconds"].as_f64().unwrap() > 2.0, "{recording:#}");
             recorded += 1;
         } else {
-            assert_eq!(recording["reasons"][0]["reason"], "refused", "{recording:#}");
+            let reason = &recording["reasons"][0]["reason"];
+            assert_eq!(reason, "refused", "{recording:#}\n{}", service.log_of(recording));
             refused += 1;
         }
     }

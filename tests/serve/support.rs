@@ -162,6 +162,12 @@ impl Service {
         std::fs::read_to_string(&self.log).unwrap()
     }
 
+    /// What its log says of a recording.
+    pub fn log_of(&self, recording: &Value) -> String {
+        let id = recording["recording_id"].as_str().unwrap();
+        self.log().lines().filter(|line| line.contains(id)).collect::<Vec<_>>().join("\n")
+    }
+
     pub fn pid(&self) -> u32 {
         self.process.id().unwrap()
     }

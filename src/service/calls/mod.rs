@@ -37,7 +37,7 @@ use crate::store::{Store, StoreConfig};
 
 use super::metrics::Metrics;
 use super::rules::{Rules, Wish};
-use admission::{Gauge, Limits, Refusal};
+use admission::{Gauge, Limits, Refusal, Turn, Turns};
 use figures::Growth;
 use livekit::{LiveKit, OpenRoom};
 use recover::Instance;
@@ -77,6 +77,7 @@ pub(super) struct Shared {
     instance: Instance,
     limits: Limits,
     gauge: Mutex<Gauge>,
+    turns: Turns,
     live: Mutex<BTreeMap<String, Live>>,
     rooms: Rooms,
     draining: AtomicBool,
@@ -253,6 +254,7 @@ impl Calls {
             notifier,
             metrics,
             gauge: Mutex::default(),
+            turns: Turns::default(),
             live: Mutex::default(),
             rooms: Rooms::default(),
             draining: AtomicBool::new(false),
@@ -278,7 +280,8 @@ impl Calls {
                 tokio::time::sleep(LIVES.1).await;
             }
         };
-        tokio::join!(looks, lives, erase::erase(&self.shared), figures::take(&self.shared));
+        let figures = figures::take(&self.shared);
+        tokio::join!(looks, lives, erase::erase(&self.shared), figures, admission::mind(&self.shared));
     }
 
     /// Begins a recording.
@@ -316,6 +319,7 @@ impl Calls {
     ) -> Result<Row, StartError> {
         let shared = &self.shared;
         let by_rule = cause != Cause::Asked;
+        let turn = shared.turns.next().await;
         if shared.is_draining() {
             return Err(StartError::Draining);
         }
@@ -382,7 +386,7 @@ impl Calls {
             }
         };
         let id = config.recording_id.clone();
-        if !self.record(config, &room.sid, days, new) {
+        if !self.record(config, &room.sid, days, new, Some(turn)) {
             let over = told::of_nothing("the service was about to end", clock::wall());
             follow::put_down(shared, &id, over).await;
             return Err(StartError::Draining);
@@ -400,8 +404,16 @@ impl Calls {
         }
     }
 
-    /// Starts the recorder, and follows it; not where the service ends.
-    fn record(&self, config: Config, sid: &str, days: Option<u32>, new: Option<NewRecording>) -> bool {
+    /// Starts the recorder, and follows it; not where the service ends. Whoever waits for a `turn` has it once this one is in
+    /// its room.
+    fn record(
+        &self,
+        config: Config,
+        sid: &str,
+        days: Option<u32>,
+        new: Option<NewRecording>,
+        turn: Option<Turn>,
+    ) -> bool {
         // Whoever ends the service sees all that is here before it says so.
         let mut running = self.shared.live();
         if self.shared.is_draining() {
@@ -413,6 +425,9 @@ impl Calls {
         let live = Live { handle: handle.clone(), room, sid: sid.to_owned(), days, asked, growth };
         running.insert(id, live);
         drop(running);
+        if let Some(turn) = turn {
+            tokio::spawn(turn.hold(handle.clone()));
+        }
         tokio::spawn(follow::follow(self.shared.clone(), handle, new));
         true
     }

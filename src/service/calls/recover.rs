@@ -162,7 +162,7 @@ fn go_on(calls: &Calls, row: &Row, rooms: &[OpenRoom]) -> bool {
             tracing::warn!(id = row.recording_id, room = room.name, "going on with a recording");
             let id = row.recording_id.clone();
             let config = Config { recording_id: id, recovers_others: false, ..config };
-            calls.record(config, &room.sid, wish.retention_days, None)
+            calls.record(config, &room.sid, wish.retention_days, None, None)
         }
         Err(error) => {
             tracing::error!(%error, id = row.recording_id, "it cannot be gone on with");
