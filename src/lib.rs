@@ -34,6 +34,8 @@
 //!
 //! [`room`] → [`capture`] → [`decode`] → [`mix`] → [`encode`] → files
 //!
+//! [`render`] makes other formats of the Ogg stream, [`draw`] pictures of the sound.
+//!
 //! Files grow in [`spool`], which loses nothing when the process dies.
 //!
 //! [`recording`] owns the pipeline of one call and is the only part that knows all the others. `capture`, `decode`, `mix`
@@ -51,6 +53,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod decode;
+pub mod draw;
 pub mod e2ee;
 pub mod egress;
 pub mod encode;
@@ -59,6 +62,7 @@ mod hex;
 pub mod mix;
 pub mod notify;
 pub mod recording;
+pub mod render;
 pub mod room;
 pub mod seal;
 pub mod service;

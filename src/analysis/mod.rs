@@ -10,6 +10,7 @@
 //!
 //! Memory is bounded however long a call is: what grows with time gets coarser instead.
 
+mod envelope;
 mod loudness;
 mod peaks;
 mod spans;

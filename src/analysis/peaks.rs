@@ -89,7 +89,8 @@ impl Peaks {
             self.push(&silence[..frames as usize * self.channels]);
             missing -= frames;
         }
-        if self.filled > 0 {
+        // Where pixels double at the very end, it takes a second time.
+        while self.filled > 0 {
             self.close_pixel();
         }
         let length = total.0.div_ceil(self.samples_per_pixel).min((self.pixels.len() / self.channels) as u64);

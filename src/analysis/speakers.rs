@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use super::envelope::Envelope;
+use super::peaks::Waveform;
 use super::spans::{Span, Spans, total};
 use super::voice::{Activity, Voice};
 use crate::call::TrackKey;
@@ -33,6 +35,8 @@ pub struct Spoken {
     pub spans: Vec<Span>,
     /// How much of the spans are longer pauses, where they became too many for a day's call and had to be joined.
     pub surplus: SampleCount,
+    /// How loud, where its sound was decoded.
+    pub wave: Option<Waveform>,
 }
 
 impl Spoken {
@@ -46,6 +50,7 @@ impl Speakers {
     /// Takes the level of `len` of a track from `at` on. Silence may be left out.
     pub fn heard(&mut self, track: TrackKey, at: MediaTime, len: SampleCount, level: Level) {
         let track = self.tracks.entry(track).or_default();
+        track.envelope.get_or_insert_default().heard(at, at + len, level.peak);
         let activity = track.voice.hear(level, len);
         track.take(Span { from: at, to: at + len }, activity);
     }
@@ -59,8 +64,14 @@ impl Speakers {
     }
 
     /// What was said on each track before `end`.
-    pub fn finish(self, end: MediaTime) -> BTreeMap<TrackKey, Spoken> {
-        self.tracks.keys().map(|track| (*track, self.spoken(*track, end))).collect()
+    pub fn finish(mut self, end: MediaTime) -> BTreeMap<TrackKey, Spoken> {
+        let tracks: Vec<TrackKey> = self.tracks.keys().copied().collect();
+        let spoken = |track: TrackKey| {
+            let envelope = self.tracks.get_mut(&track).and_then(|track| track.envelope.take());
+            let wave = envelope.map(|envelope| envelope.finish(end.since(MediaTime::ZERO)));
+            (track, Spoken { wave, ..self.spoken(track, end) })
+        };
+        tracks.into_iter().map(spoken).collect()
     }
 
     /// What was said on a track before `end`.
@@ -68,7 +79,11 @@ impl Speakers {
         let Some(track) = self.tracks.get(&track) else { return Spoken::default() };
         let mut spans = track.spans.clone();
         track.sound.and_then(Sound::speech).into_iter().for_each(|span| spans.push(span));
-        Spoken { spans: spans.get().iter().filter_map(|span| span.before(end)).collect(), surplus: spans.surplus() }
+        Spoken {
+            spans: spans.get().iter().filter_map(|span| span.before(end)).collect(),
+            surplus: spans.surplus(),
+            wave: None,
+        }
     }
 }
 
@@ -77,6 +92,7 @@ struct Track {
     voice: Voice,
     sound: Option<Sound>,
     spans: Spans,
+    envelope: Option<Envelope>,
 }
 
 /// A sound that goes on.
@@ -94,7 +110,7 @@ impl Sound {
 
 impl Default for Track {
     fn default() -> Self {
-        Self { voice: Voice::default(), sound: None, spans: Spans::new(BREATH) }
+        Self { voice: Voice::default(), sound: None, spans: Spans::new(BREATH), envelope: None }
     }
 }
 

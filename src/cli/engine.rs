@@ -5,8 +5,10 @@ use std::time::Duration;
 use clap::ValueEnum;
 use clap::builder::FalseyValueParser;
 
-use crate::config::{Config, ConfigError, ConfigFile, Engine, Fallback, Picture, duration};
-use crate::egress::{FileFormat, Preset};
+use crate::config::{Config, ConfigError, ConfigFile, Engine, Fallback, Picture, PictureKind, duration};
+use crate::egress::Preset;
+use crate::encode::{Depth, Format, formats};
+use crate::render::Quality;
 
 /// Who records, and what with.
 #[derive(Debug, clap::Args)]
@@ -35,15 +37,28 @@ pub(super) struct EngineArgs {
     /// The picture's size and rate
     #[arg(long, env = "CALLREEL_PICTURE", value_enum, default_value = "720p30")]
     picture: PresetArg,
-    /// The container [default: ogg, or mp4 with a picture]
-    #[arg(long, env = "CALLREEL_FORMAT", value_enum, ignore_case = true)]
-    format: Option<Format>,
+    /// The format, or several with commas: ogg, webm, mp4, wav, flac, mp3; the recording is called after the first [default:
+    /// ogg, or mp4 with a picture]
+    #[arg(long, env = "CALLREEL_FORMAT", value_name = "FORMATS", value_delimiter = ',')]
+    format: Vec<Format>,
     /// The same, as deployed systems call it
-    #[arg(long, env = "RECORDING_FILE_FORMAT", value_enum, ignore_case = true, hide = true)]
-    recording_file_format: Option<Format>,
+    #[arg(long, env = "RECORDING_FILE_FORMAT", value_delimiter = ',', hide = true)]
+    recording_file_format: Vec<Format>,
     /// The same, as deployed systems call it
-    #[arg(long, env = "FILE_TYPE", value_enum, ignore_case = true, hide = true)]
-    file_type: Option<Format>,
+    #[arg(long, env = "FILE_TYPE", value_delimiter = ',', hide = true)]
+    file_type: Vec<Format>,
+    /// Bits a sample of wav and flac: 16 or 24
+    #[arg(long, env = "CALLREEL_PCM_BITS", value_name = "BITS", default_value = "16")]
+    pcm_bits: Depth,
+    /// Bits a second of mp3 [default: a rate that varies with the sound]
+    #[arg(long, env = "CALLREEL_MP3_BITRATE", value_name = "BITS")]
+    mp3_bitrate: Option<u32>,
+    /// Pictures to draw at the end: waveform (who spoke when, how loud), spectrogram
+    #[arg(long, env = "CALLREEL_PICTURES", value_enum, value_name = "KINDS", value_delimiter = ',')]
+    pictures: Vec<PictureKind>,
+    /// Writes who somebody is into the tags of their own file and into pictures
+    #[arg(long, env = "CALLREEL_NAME_PEOPLE", value_parser = FalseyValueParser::new())]
+    name_people: bool,
     /// Whether there is no picture, as a deployed system says it
     #[arg(long, env = "RECORDING_AUDIO_ONLY", value_name = "BOOL", hide = true)]
     recording_audio_only: Option<bool>,
@@ -67,14 +82,6 @@ enum FallbackArg {
     None,
     /// LiveKit Egress records the sound
     Egress,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Format {
-    Ogg,
-    Mp4,
-    Webm,
-    Mp3,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -109,37 +116,25 @@ impl EngineArgs {
             FallbackArg::None => None,
             FallbackArg::Egress => Some(Fallback { after: self.fallback_after }),
         };
-        let of_file = file.file_type.as_deref().map(|word| Format::from_str(word, true));
-        let of_file = of_file
-            .transpose()
-            .map_err(|_| ConfigError::Invalid { key: "file_type", why: "is none of MP4, WEBM, OGG, MP3".into() })?;
-        let asked = self.format.or(self.recording_file_format).or(self.file_type).or(of_file);
-        let asked = asked.map(known).transpose()?;
+        let of_file = file.file_type.as_deref().map(formats).transpose();
+        let of_file = of_file.map_err(|error| ConfigError::Invalid { key: "file_type", why: error.to_string() })?;
+        let said = [self.format, self.recording_file_format, self.file_type, of_file.unwrap_or_default()];
+        let asked = said.into_iter().find(|formats| !formats.is_empty()).unwrap_or_default();
         let is_said = self.video
             || self.layout.is_some()
             || self.layout_page.is_some()
             || self.recording_audio_only == Some(false);
         let of_system = self.system_layout.or_else(|| file.layout.clone());
-        let is_implied = of_system.is_some() && asked.is_none_or(FileFormat::holds_video);
-        config.picture = (is_said || is_implied).then(|| Picture {
+        let is_implied = of_system.is_some() && (asked.is_empty() || asked == [Format::Mp4]);
+        config.names_people = self.name_people;
+        config.pictures = self.pictures;
+        config.quality = Quality { depth: self.pcm_bits, mp3_bitrate: self.mp3_bitrate };
+        let picture = (is_said || is_implied).then(|| Picture {
             layout: self.layout.or(of_system),
             page: self.layout_page,
             preset: self.picture.into(),
         });
-        config.format = asked.unwrap_or(if config.picture.is_some() { FileFormat::Mp4 } else { FileFormat::Ogg });
-        Ok(())
-    }
-}
-
-/// A format that somebody makes.
-fn known(format: Format) -> Result<FileFormat, ConfigError> {
-    match format {
-        Format::Ogg => Ok(FileFormat::Ogg),
-        Format::Mp4 => Ok(FileFormat::Mp4),
-        Format::Mp3 => Ok(FileFormat::Mp3),
-        Format::Webm => {
-            Err(ConfigError::NotAvailable { what: "format: webm, which LiveKit Egress does not make either,".into() })
-        }
+        config.set_form(&asked, picture)
     }
 }
 
@@ -161,6 +156,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::egress::FileFormat;
     use crate::room::Credentials;
 
     #[derive(Parser)]
@@ -210,7 +206,9 @@ mod tests {
     #[test]
     fn what_nobody_makes_is_named() {
         let none = ConfigFile::default();
-        assert!(applied(&["--format", "webm"], &none).unwrap_err().to_string().contains("webm"));
+        assert!(applied(&["--format", "webm", "--video"], &none).unwrap_err().to_string().contains("webm"));
+        let sound = applied(&["--format", "webm,ogg", "--pcm-bits", "24"], &none).unwrap();
+        assert_eq!((sound.formats, sound.quality.depth), (vec![Format::Webm, Format::Ogg], Depth::Bits24));
         let file = ConfigFile { file_type: Some("avi".into()), ..ConfigFile::default() };
         assert!(applied(&[], &file).unwrap_err().to_string().starts_with("file_type"));
         let config = applied(&["--fallback", "egress", "--fallback-after", "7s"], &none).unwrap();

@@ -9,12 +9,15 @@ use serde::Serialize;
 
 use crate::analysis::Loudness;
 use crate::config::OutputKind;
-use crate::encode::{Inspection, OggInspector};
+use crate::encode::{
+    AudioInspection, AudioReader, Contents, Format, Inspection, Mp4Reader, OggInspector, OpusHead, OpusTags, ReadError,
+    WebmReader,
+};
 use crate::mix::Side;
 use crate::recording::{EncryptionEntry, Manifest, OutputEntry, SidecarEntry};
+use crate::render::source;
 use crate::seal::{self, Identities, SealInspection, SealInspector};
 use crate::spool::hash_of;
-use crate::time::SampleCount;
 
 use super::BAD_USAGE;
 use super::decrypt::{self, DecryptError, read_identities};
@@ -35,12 +38,75 @@ pub struct Args {
     json: bool,
 }
 
+/// What is in a file, by its format.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Inside {
+    Ogg(Inspection),
+    Container(Contents),
+    Sound {
+        /// Bytes looked at.
+        bytes: u64,
+        #[serde(flatten)]
+        found: AudioInspection,
+    },
+}
+
+impl Inside {
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::Ogg(found) => found.bytes,
+            Self::Container(found) => found.bytes,
+            Self::Sound { bytes, .. } => *bytes,
+        }
+    }
+
+    fn seconds(&self) -> f64 {
+        match self {
+            Self::Ogg(found) => found.duration.as_secs_f64(),
+            Self::Container(found) => found.total.as_secs_f64(),
+            Self::Sound { found, .. } => found.seconds(),
+        }
+    }
+
+    fn head(&self) -> Option<OpusHead> {
+        match self {
+            Self::Ogg(found) => found.head,
+            Self::Container(found) => found.head,
+            Self::Sound { .. } => None,
+        }
+    }
+
+    fn channels(&self) -> u8 {
+        match self {
+            Self::Sound { found, .. } => found.info.channels,
+            Self::Ogg(_) | Self::Container(_) => self.head().map_or(0, |head| head.mapping.channels()),
+        }
+    }
+
+    fn tags(&self) -> Option<&OpusTags> {
+        match self {
+            Self::Ogg(found) => found.tags.as_ref(),
+            Self::Container(found) => found.tags.as_ref(),
+            Self::Sound { found, .. } => Some(&found.info.tags),
+        }
+    }
+
+    fn problems(&self) -> Vec<String> {
+        match self {
+            Self::Ogg(found) => found.problems.iter().map(ToString::to_string).collect(),
+            Self::Container(found) => found.problems.iter().map(ToString::to_string).collect(),
+            Self::Sound { found, .. } => found.problems.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
 /// Everything found out about a file.
 #[derive(Debug, Serialize)]
 struct Report {
     file: PathBuf,
     /// What is in the stream; none where it is encrypted and there is no key.
-    stream: Option<Inspection>,
+    stream: Option<Inside>,
     /// What of an encrypted file stands in plain.
     #[serde(skip_serializing_if = "Option::is_none")]
     sealed: Option<SealInspection>,
@@ -77,7 +143,7 @@ pub fn run(args: &Args) -> ExitCode {
 
 /// A file that cannot be looked at.
 #[derive(Debug, thiserror::Error)]
-enum InspectError {
+pub(super) enum InspectError {
     #[error("{path}: {source}")]
     Read { path: PathBuf, source: io::Error },
     #[error("{path} is not a manifest of callreel: {source}")]
@@ -102,6 +168,16 @@ fn look(file: &Path, keys: Option<&Identities>) -> Result<Vec<Report>, InspectEr
         None => None,
     };
     Ok(vec![report(file, manifest, keys)?])
+}
+
+/// The manifest that a file is, or that lies beside it, and where it is; none where there is none.
+///
+/// # Errors
+/// Where it cannot be read.
+pub(super) fn manifest_of(file: &Path) -> Result<Option<(PathBuf, Manifest)>, InspectError> {
+    let path =
+        if file.extension().is_some_and(|ext| ext == "json") { Some(file.to_owned()) } else { manifest_beside(file) };
+    path.map(|path| read_manifest(&path).map(|manifest| (path, manifest))).transpose()
 }
 
 /// The manifest of `a/call.ogg` is `a/call.json`; further outputs have more before their ending, after a `-` or a `.`.
@@ -131,24 +207,57 @@ fn report(
     keys: Option<&Identities>,
 ) -> Result<Report, InspectError> {
     let (stream, sealed) = if file.extension().is_some_and(|ext| ext == seal::EXT) {
-        let stream = keys.map(|keys| inspect_opened(file, keys)).transpose()?;
+        let stream = keys.map(|keys| inspect_opened(file, keys)).transpose()?.map(Inside::Ogg);
         let mut inspector = SealInspector::new();
         read(file, |bytes| inspector.push(bytes))?;
         (stream, Some(inspector.finish()))
     } else {
-        let mut inspector = OggInspector::new();
-        read(file, |bytes| inspector.push(bytes))?;
-        (Some(inspector.finish()), None)
+        (Some(inside(file)?), None)
     };
     let mut problems = Vec::new();
     problems.extend(sealed.iter().flat_map(|sealed| sealed.problems.iter().map(ToString::to_string)));
-    problems.extend(stream.iter().flat_map(|stream| stream.problems.iter().map(ToString::to_string)));
+    problems.extend(stream.iter().flat_map(Inside::problems));
     match &manifest {
         Some((_, manifest)) => problems.extend(against(file, stream.as_ref(), sealed.as_ref(), manifest)?),
         None => problems.push("there is no manifest beside it".to_owned()),
     }
     let manifest = manifest.map(|(path, manifest)| ManifestReport { path, manifest });
     Ok(Report { file: file.to_owned(), stream, sealed, manifest, problems })
+}
+
+/// Looks into a plain file. What is in no format is taken for Ogg, and is none.
+fn inside(file: &Path) -> Result<Inside, InspectError> {
+    let failed = |source| InspectError::Read { path: file.to_owned(), source };
+    let mut first = Vec::new();
+    File::open(file).and_then(|file| file.take(16).read_to_end(&mut first)).map_err(failed)?;
+    Ok(match source::format_of(&first) {
+        Some(Format::Webm) => {
+            let mut reader = WebmReader::new();
+            read(file, |bytes| reader.push(bytes))?;
+            Inside::Container(reader.finish())
+        }
+        Some(Format::Mp4) => {
+            let mut reader = Mp4Reader::new();
+            read(file, |bytes| reader.push(bytes))?;
+            if let Some(second) = reader.second_reading() {
+                reader = second;
+                read(file, |bytes| reader.push(bytes))?;
+            }
+            Inside::Container(reader.finish())
+        }
+        Some(Format::Wav | Format::Flac | Format::Mp3) => {
+            let unreadable = |error: ReadError| failed(io::Error::new(io::ErrorKind::InvalidData, error));
+            let opened = File::open(file).map_err(failed)?;
+            let bytes = opened.metadata().map_err(failed)?.len();
+            let found = AudioReader::new(opened).and_then(AudioReader::inspect).map_err(unreadable)?;
+            Inside::Sound { bytes, found }
+        }
+        Some(Format::Ogg) | None => {
+            let mut inspector = OggInspector::new();
+            read(file, |bytes| inspector.push(bytes))?;
+            Inside::Ogg(inspector.finish())
+        }
+    })
 }
 
 /// Looks into an encrypted file.
@@ -186,7 +295,7 @@ fn read(file: &Path, mut take: impl FnMut(&[u8])) -> Result<(), InspectError> {
 /// What the manifest says that the file does not bear out.
 fn against(
     file: &Path,
-    stream: Option<&Inspection>,
+    stream: Option<&Inside>,
     sealed: Option<&SealInspection>,
     manifest: &Manifest,
 ) -> Result<Vec<String>, InspectError> {
@@ -198,21 +307,21 @@ fn against(
         problems.push(format!("the manifest knows no file {:?}", file.file_name().unwrap_or_default()));
         return Ok(problems);
     };
-    let bytes = sealed.map(|sealed| sealed.bytes).or(stream.map(|stream| stream.bytes)).unwrap_or_default();
+    let bytes = sealed.map(|sealed| sealed.bytes).or(stream.map(Inside::bytes)).unwrap_or_default();
     if output.bytes != bytes {
         problems.push(format!("{bytes} bytes, where the manifest says {}", output.bytes));
     }
-    let durations = [stream.map(|stream| stream.duration), sealed.map(|sealed| sealed.duration)];
+    let durations = [stream.map(Inside::seconds), sealed.map(|sealed| sealed.duration.as_secs_f64())];
     let says = output.duration_seconds;
-    let differs = |plays: &SampleCount| (plays.as_secs_f64() - says).abs() > 0.001;
+    let differs = |plays: &f64| (plays - says).abs() > 0.001;
     if let Some(plays) = durations.into_iter().flatten().find(differs) {
-        problems.push(format!("plays {:.3} s, where the manifest says {says:.3} s", plays.as_secs_f64()));
+        problems.push(format!("plays {plays:.3} s, where the manifest says {says:.3} s"));
     }
     if sealed.is_some() != output.encryption.is_some() {
         problems.push("encrypted or not, the manifest says otherwise".to_owned());
     }
-    let head = stream.and_then(|stream| stream.head).or(sealed.and_then(|sealed| sealed.head));
-    let channels = head.map_or(0, |head| head.mapping.channels());
+    let of_sealed = || sealed.and_then(|sealed| sealed.head).map_or(0, |head| head.mapping.channels());
+    let channels = stream.map_or_else(of_sealed, Inside::channels);
     if output.kind == OutputKind::Dual && channels != 2 {
         problems.push(format!("{channels} channels, where a dual file has 2"));
     }
@@ -252,17 +361,28 @@ fn print(report: &Report) {
         println!("  size       {bytes} bytes, {plain_bytes} when decrypted");
     }
     if let Some(stream) = &report.stream {
-        let (duration, packets, pages) = (stream.duration.as_secs_f64(), stream.packets, stream.pages);
-        println!("  plays      {duration:.3} s ({packets} packets on {pages} pages)");
+        let of_what = match stream {
+            Inside::Ogg(found) => format!("{} packets on {} pages", found.packets, found.pages),
+            Inside::Container(found) => format!("{} packets in {} clusters or fragments", found.packets, found.units),
+            Inside::Sound { found, .. } => {
+                let bits = found.info.bits.map_or_else(String::new, |bits| format!(" of {bits} bits"));
+                format!("{}, {} samples{bits} at {} Hz", word(&found.info.format), found.samples, found.info.rate)
+            }
+        };
+        println!("  plays      {:.3} s ({of_what})", stream.seconds());
         if report.sealed.is_none() {
-            println!("  size       {} bytes", stream.bytes);
+            println!("  size       {} bytes", stream.bytes());
         }
     }
-    let head = report.stream.as_ref().map_or_else(|| report.sealed.as_ref().and_then(|it| it.head), |it| it.head);
-    if let Some(head) = head {
-        println!("  channels   {} ({:?}, pre-skip {})", head.mapping.channels(), head.mapping, head.pre_skip);
+    let of_sealed = || report.sealed.as_ref().and_then(|sealed| sealed.head);
+    match (&report.stream, report.stream.as_ref().map_or_else(of_sealed, Inside::head)) {
+        (_, Some(head)) => {
+            println!("  channels   {} ({:?}, pre-skip {})", head.mapping.channels(), head.mapping, head.pre_skip);
+        }
+        (Some(stream), None) => println!("  channels   {}", stream.channels()),
+        (None, None) => {}
     }
-    if let Some(tags) = report.stream.as_ref().and_then(|stream| stream.tags.as_ref()) {
+    if let Some(tags) = report.stream.as_ref().and_then(Inside::tags).filter(|tags| !tags.vendor.is_empty()) {
         println!("  made by    {}", tags.vendor);
     }
     if let Some(ManifestReport { manifest, .. }) = &report.manifest {

@@ -3,7 +3,9 @@
 mod catalog;
 mod check;
 mod config;
+mod convert;
 mod decrypt;
+mod draw;
 mod e2ee;
 mod engine;
 mod inspect;
@@ -43,6 +45,10 @@ enum Command {
     Check(check::Args),
     /// Print what is in a recording and check it.
     Inspect(inspect::Args),
+    /// Make a recording in another format.
+    Convert(convert::Args),
+    /// Draw a recording's waveform and spectrogram.
+    Draw(draw::Args),
     /// Decrypt a recording that was encrypted to a key of yours.
     Decrypt(decrypt::Args),
     /// Look after a catalogue of recordings.
@@ -58,6 +64,8 @@ pub fn main() -> ExitCode {
         Command::Recover(args) => recover::run(&args),
         Command::Check(args) => check::run(args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Convert(args) => convert::run(&args),
+        Command::Draw(args) => draw::run(&args),
         Command::Decrypt(args) => decrypt::run(&args),
         Command::Catalog(args) => catalog::run(args),
     }

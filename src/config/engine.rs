@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use super::{Config, ConfigError, OutputKind, TrackFilter};
+use super::{Config, ConfigError, OutputKind, PictureKind, TrackFilter};
 use crate::egress::{EgressRequest, FileFormat, FileOutput, Media, Preset, Source, Upload};
+use crate::encode::Format;
 use crate::recording::DtmfPolicy;
+use crate::render::{Render, Rendering};
 use crate::room::{RoomEngine, RoomMovedPolicy, TransportPolicy};
 
 /// Who records.
@@ -57,6 +59,60 @@ impl Config {
         }
     }
 
+    /// Says in which formats a recording is to be, and with which picture. Where no format is said, it is MP4 with a picture,
+    /// else Ogg.
+    ///
+    /// # Errors
+    /// What nobody makes.
+    pub fn set_form(&mut self, formats: &[Format], picture: Option<Picture>) -> Result<(), ConfigError> {
+        let usual = if picture.is_some() { Format::Mp4 } else { Format::Ogg };
+        let formats = if formats.is_empty() { &[usual] } else { formats };
+        let by_egress = Self { picture: picture.clone(), ..self.clone() }.uses_egress();
+        self.format = match formats {
+            [Format::Mp4] => FileFormat::Mp4,
+            [Format::Mp3] => FileFormat::Mp3,
+            [Format::Ogg] => FileFormat::Ogg,
+            [format] if by_egress => {
+                return Err(ConfigError::NotAvailable { what: format!("the format {format} by LiveKit Egress") });
+            }
+            _ if by_egress => {
+                return Err(ConfigError::NotAvailable { what: "more than one format by LiveKit Egress".into() });
+            }
+            _ => FileFormat::Ogg,
+        };
+        self.picture = picture;
+        self.formats = formats.to_vec();
+        Ok(())
+    }
+
+    /// Checks what callreel's own bot is to write.
+    fn validate_formats(&self) -> Result<(), ConfigError> {
+        let invalid = |why: String| Err(ConfigError::Invalid { key: "format", why });
+        if self.formats.is_empty() {
+            return Err(ConfigError::Missing { key: "format", hint: "at least one of ogg, webm, mp4, wav, flac, mp3" });
+        }
+        if self.pictures.contains(&PictureKind::Spectrogram) && !self.encryption.is_empty() {
+            let why = "a spectrogram is drawn of sound that nobody here can read; a waveform is".into();
+            return Err(ConfigError::Invalid { key: "pictures", why });
+        }
+        for (n, format) in self.formats.iter().enumerate() {
+            if self.formats[..n].contains(format) {
+                return invalid(format!("{format} is there twice"));
+            }
+            if *format == Format::Ogg {
+                continue;
+            }
+            if !self.encryption.is_empty() {
+                return invalid(format!("recordings are encrypted as ogg alone, not as {format}"));
+            }
+            let rendering = Rendering { format: *format, quality: self.quality };
+            if let Err(error) = Render::new(rendering) {
+                return invalid(error.to_string());
+            }
+        }
+        Ok(())
+    }
+
     /// Who receives media where callreel's own bot records.
     pub(crate) fn room_engine(&self) -> RoomEngine {
         match self.engine {
@@ -81,10 +137,7 @@ impl Config {
         if self.picture.is_some() {
             return invalid("engine", "callreel's own bot records no picture; LiveKit Egress does".into());
         }
-        if self.format != FileFormat::Ogg {
-            let what = format!("format: {} of callreel's own bot (--engine egress has it)", self.format.ext());
-            return Err(ConfigError::NotAvailable { what });
-        }
+        self.validate_formats()?;
         if self.engine == Engine::Libwebrtc {
             self.validate_for_libwebrtc()?;
         }

@@ -25,9 +25,11 @@ use crate::analysis::AnalysisConfig;
 use crate::capture::CaptureConfig;
 use crate::e2ee::E2eeConfig;
 use crate::egress::FileFormat;
+use crate::encode::Format;
 use crate::encode::OpusConfig;
 use crate::mix::Mixing;
 use crate::recording::{DtmfPolicy, LifePolicy};
+use crate::render::Quality;
 use crate::room::{Credentials, RoomMovedPolicy, TransportPolicy};
 use crate::seal::Recipients;
 use crate::store::StoreConfig;
@@ -136,8 +138,16 @@ pub struct Config {
     pub fallback: Option<Fallback>,
     /// The picture. Default: none, sound alone.
     pub picture: Option<Picture>,
-    /// The container. Default Ogg, the only one of callreel's own bot.
+    /// The format of what LiveKit Egress records. [`set_form`](Self::set_form) says it with the others.
     pub format: FileFormat,
+    /// The formats of what callreel's own bot records; the recording is called after the first. Default: Ogg.
+    pub formats: Vec<Format>,
+    /// How formats are encoded that do not hold Opus.
+    pub quality: Quality,
+    /// Which pictures are drawn at the end. Default: none.
+    pub pictures: Vec<PictureKind>,
+    /// Whether tags of a participant's own file, and pictures, say who somebody is. Default: they do not.
+    pub names_people: bool,
     /// How media may reach the recorder. Default: UDP, and TCP where that fails.
     pub transport: TransportPolicy,
     /// What goes wrong at the recorder's own socket.
@@ -197,6 +207,40 @@ impl FromStr for OutputKind {
             "dual" => Ok(Self::Dual),
             "tracks" => Ok(Self::Tracks),
             _ => Err(ConfigError::Invalid { key: "outputs", why: format!("{word:?} is none of mix, dual, tracks") }),
+        }
+    }
+}
+
+/// A picture of a recording's sound.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    schemars::JsonSchema,
+    clap::ValueEnum,
+)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum PictureKind {
+    /// Who spoke when and how loud, PNG and SVG.
+    Waveform,
+    /// The frequencies, PNG.
+    Spectrogram,
+}
+
+impl PictureKind {
+    /// The word for it in flags.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Waveform => "waveform",
+            Self::Spectrogram => "spectrogram",
         }
     }
 }
@@ -277,6 +321,10 @@ impl Config {
             fallback: None,
             picture: None,
             format: FileFormat::Ogg,
+            formats: vec![Format::Ogg],
+            quality: Quality::default(),
+            pictures: Vec::new(),
+            names_people: false,
             transport: TransportPolicy::default(),
             #[cfg(feature = "testkit")]
             impairment: None,

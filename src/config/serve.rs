@@ -9,6 +9,7 @@ use super::serve_env::{Kind, Layers, Source, Sources, leaves};
 use super::serve_file::{DatabaseUrl, FallbackWord, Profile, WebhookFormat};
 use super::{Config, ConfigError, ConfigFile, Destination, Fallback, NameTemplate, Picture, destination, recipients};
 use crate::notify::{Endpoint, EventKind, Format, NotifyConfig};
+use crate::render::Quality;
 use crate::room::Credentials;
 use crate::service::rules::{RuleBook, set_form};
 use crate::store::{Secret, StoreConfig};
@@ -238,7 +239,8 @@ impl ServeConfig {
             fields.insert("profile".into(), self.profile.as_str().into());
             fields.insert("listen".into(), self.listen.to_string().into());
             fields.insert("file_path".into(), self.base.name.to_string().into());
-            fields.insert("file_type".into(), self.base.format.ext().into());
+            let formats: Vec<&str> = self.base.formats.iter().map(|format| format.as_str()).collect();
+            fields.insert("file_type".into(), formats.join(",").into());
             let out = self.file.out.clone().unwrap_or_else(|| self.base.out.display().to_string());
             fields.insert("out".into(), out.into());
         }
@@ -601,6 +603,9 @@ fn base(
     config.upload.tail_every = Some(made.tail_every.0).filter(|every| !every.is_zero());
     config.upload.patience = made.upload_patience.0;
     config.outputs.clone_from(&made.outputs);
+    config.pictures.clone_from(&made.pictures);
+    config.names_people = made.name_people;
+    config.quality = Quality { depth: made.pcm_bits, mp3_bitrate: made.mp3_bitrate };
     config.life.pause = made.pause;
     config.life.stop.max_duration = made.max_duration.map(|time| time.0);
     config.life.stop.departure_timeout = made.departure_timeout.0;
@@ -802,7 +807,7 @@ storage:
             ("", &[("CALLREEL_LISTEN", "here")], &["listen", "environment CALLREEL_LISTEN"]),
             ("listen: ':1'\nlisten_port: 2", &[], &["listen", "port 1", "config.yaml"]),
             ("", &[("FILE_TYPE", "avi")], &["file_type", "avi", "environment FILE_TYPE"]),
-            ("", &[("FILE_TYPE", "webm")], &["webm", "not available"]),
+            ("", &[("FILE_TYPE", "webm"), ("RECORDING_AUDIO_ONLY", "false")], &["webm", "not available"]),
             ("tls: {cert: a.pem}", &[], &["tls", "config.yaml"]),
             ("auth: {keys: [{name: a, key: hunter2}]}", &[], &["auth.keys[0].key", "16 characters"]),
             ("webhooks: {endpoints: [{url: 'ftp://x'}]}", &[], &["webhooks.endpoints[0].url", "config.yaml"]),

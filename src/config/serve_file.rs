@@ -8,8 +8,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::file::Time;
-use super::{Engine, OutputKind};
+use super::{Engine, OutputKind, PictureKind};
 use crate::egress::Preset;
+use crate::encode::Depth;
 use crate::recording::PausePolicy;
 use crate::store::Secret;
 
@@ -333,6 +334,14 @@ impl From<PictureWord> for Preset {
 pub struct RecordingSection {
     /// Which files. Default `[mix]`.
     pub outputs: Vec<OutputKind>,
+    /// Pictures to draw at the end. Default `[waveform]`, of which `thumbnail_url` shows a small one.
+    pub pictures: Vec<PictureKind>,
+    /// Whether pictures, and tags of a participant's own file, say who somebody is. Default no.
+    pub name_people: bool,
+    /// Bits a sample of WAV and FLAC: 16 or 24. Default 16.
+    pub pcm_bits: Depth,
+    /// Bits a second of MP3. Default: a rate that varies with the sound.
+    pub mp3_bitrate: Option<u32>,
     /// The directory for journals and files on their way into a store. Default: `.spool` in the directory for recordings.
     pub spool: Option<PathBuf>,
     /// How long the spool keeps files that the store has. Default 0s.
@@ -353,6 +362,10 @@ impl Default for RecordingSection {
     fn default() -> Self {
         Self {
             outputs: vec![OutputKind::Mix],
+            pictures: vec![PictureKind::Waveform],
+            name_people: false,
+            pcm_bits: Depth::default(),
+            mp3_bitrate: None,
             spool: None,
             keep_spool: Time(Duration::ZERO),
             tail_every: Time(Duration::from_secs(5)),

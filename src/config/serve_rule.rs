@@ -30,7 +30,7 @@ pub struct RuleSpec {
     pub record: Option<bool>,
     /// Which files.
     pub outputs: Option<Vec<OutputKind>>,
-    /// `ogg`, `mp4` or `mp3`.
+    /// `ogg`, `webm`, `mp4`, `wav`, `flac` or `mp3`; several with commas.
     pub format: Option<String>,
     /// Whether the picture is recorded, too; LiveKit Egress does that.
     pub video: Option<bool>,

@@ -5,21 +5,48 @@
 //! | [`OpusEncoder`] | PCM frames to Opus packets |
 //! | [`packet`] | what can be told from an Opus packet without decoding it; silence; self-delimited framing |
 //! | [`OggOpusWriter`] | Opus packets to an Ogg Opus byte stream, of which every prefix plays |
+//! | [`webm`], [`mp4`] | the same packets in WebM and in MP4: written, and read to [`Contents`] |
+//! | [`PcmDecoder`], [`WavWriter`], [`FlacWriter`], `Mp3Writer`, [`AudioReader`] | sound in formats without Opus |
+//! | [`Patch`] | bytes at a file's beginning that are only known at its end |
 //! | [`OggInspector`], [`PageReader`] | an Ogg Opus byte stream, whatever its state, to pages, packets and a verdict |
 
+#[cfg(test)]
+mod container_tests;
+mod contents;
+mod format;
+pub mod mp4;
 mod ogg_page;
 mod ogg_reader;
 mod ogg_writer;
 mod opus_encoder;
 pub mod packet;
+pub mod patch;
+mod sound;
+pub mod webm;
 
 use thiserror::Error;
 
+pub use contents::{ContainerProblem, Contents};
+pub use format::{Format, UnknownFormat, formats};
+pub use mp4::{Mp4Reader, Mp4Writer};
 pub(crate) use ogg_page::crc;
 pub use ogg_page::{Mapping, OpusHead, OpusTags, end_at_last_page, head_of, state_after};
 pub use ogg_reader::{Inspection, OggInspector, Page, PageReader, Problem};
 pub use ogg_writer::{OggOpusWriter, OggState, closing_page};
 pub use opus_encoder::{Application, FrameDuration, MAX_PACKET, MaxBandwidth, OpusConfig, OpusEncoder};
+pub use patch::Patch;
+pub use sound::{
+    AudioFormat, AudioInfo, AudioInspection, AudioProblem, AudioReader, Depth, FlacWriter, PcmDecoder, ReadError,
+    WavWriter,
+};
+#[cfg(feature = "mp3")]
+pub use sound::{Mp3Rate, Mp3Writer};
+pub use webm::{WebmReader, WebmWriter};
+
+use crate::time::SampleCount;
+
+/// The longest packet that there is (RFC 6716 §3.2.5).
+pub const LONGEST_PACKET: SampleCount = SampleCount::from_millis(120);
 
 /// What can go wrong while encoding or writing a container.
 #[derive(Debug, Error)]

@@ -326,6 +326,11 @@ impl OggInspector {
         self.reader = reader;
     }
 
+    /// What was found so far, without what only the end shows.
+    pub fn so_far(&self) -> &Inspection {
+        &self.found
+    }
+
     /// The verdict.
     pub fn finish(mut self) -> Inspection {
         if self.found.pages == 0 {

@@ -183,7 +183,9 @@ impl Pending {
         }
         for entry in &mut manifest.outputs {
             let is_it = |file: &&AdoptedFile| {
-                file.what.kind == entry.kind.as_str() && file.what.participant == entry.participant
+                file.what.kind == entry.kind.as_str()
+                    && file.what.participant == entry.participant
+                    && file.what.format() == entry.format
             };
             if let Some(file) = adopted.files().iter().find(is_it) {
                 entry.file = name(Path::new(&file.key));

@@ -14,7 +14,6 @@ use crate::clock;
 use crate::config::{Config, NameValues, TrackFilter};
 use crate::egress::{EgressError, EgressState, EgressStatus, FileFormat, FilePlace, Pace};
 use crate::room::RoomInfo;
-use crate::seal::Recipients;
 use crate::spool::recover::Orphan;
 use crate::spool::{JOURNAL_VERSION, Journal, Memory, Place, Reservation, RunningEgress, Started};
 use crate::store::Store;
@@ -29,7 +28,7 @@ use super::life::{LifeSoFar, PauseEntry, PauseOrder};
 use super::manifest::{EgressEntry, MANIFEST_VERSION, Manifest, Versions};
 use super::outcome::{Outcome, Reason, StopReason, judge};
 use super::session::{End, Session};
-use super::sinks::Sinks;
+use super::sinks::{Forms, Sinks};
 
 /// Has LiveKit Egress record one call. `instead_of` is why callreel's own bot did not.
 pub(super) async fn run(config: &Config, owner: &mut Owner, instead_of: Option<Reason>) -> RecordingResult {
@@ -238,8 +237,8 @@ impl Opened {
             name,
         };
         let wanted = Reservation { spool: config.spool_dir(), started, memory: Memory::of_process() };
-        let sinks = Sinks::reserve(wanted, Some((store.clone(), config.upload)), Recipients::default()).await?;
-        let stem = named(config, &sinks).await?;
+        let mut sinks = Sinks::reserve(wanted, Some((store.clone(), config.upload)), Forms::default()).await?;
+        let stem = named(config, &mut sinks).await?;
         Ok(Self { sinks, stem, began, wall_zero, earlier: Earlier::default() })
     }
 
@@ -253,14 +252,14 @@ impl Opened {
         let ago = Duration::try_from(clock::wall() - wall_zero).unwrap_or_default();
         let began = clock::now().checked_sub(ago).unwrap_or_else(clock::now);
         let upload = Some((store.clone(), config.upload));
-        let sinks = Sinks::go_on(orphan, Vec::new(), Memory::of_process(), upload).await?;
-        let stem = named(config, &sinks).await?;
+        let mut sinks = Sinks::go_on(orphan, Vec::new(), Memory::of_process(), upload, Forms::default()).await?;
+        let stem = named(config, &mut sinks).await?;
         Ok((Self { sinks, stem, began, wall_zero, earlier }, room))
     }
 }
 
 /// The name that the store has given, as long as a store that is down may take.
-async fn named(config: &Config, sinks: &Sinks) -> Result<String, Reason> {
+async fn named(config: &Config, sinks: &mut Sinks) -> Result<String, Reason> {
     let give_up_at = clock::now() + config.upload.patience;
     let mut pace = Pace::default();
     loop {
@@ -627,7 +626,7 @@ impl Session {
         let configured = configured.ok_or_else(|| Reason::Egress { message: "there is no store for it".into() })?;
         let opened = Store::open(configured).await;
         let store = opened.map_err(|error| Reason::Storage { message: error.to_string() })?;
-        let stem = format!("{}-egress", named(&self.config, &self.sinks).await?);
+        let stem = format!("{}-egress", named(&self.config, &mut self.sinks).await?);
         let so_far = self.clock.now().since(ClockTime::ZERO);
         let parts = Parts {
             service: &service,

@@ -16,6 +16,7 @@ use super::life::{LifeSoFar, PauseOrder};
 use super::manifest::Manifest;
 use super::outcome::Reason;
 use super::outputs::{BegunOutput, Speaker};
+use super::sinks::Forms;
 
 /// How long ago an earlier process may have died whose room has no id to tell it by.
 const RECENT: Duration = Duration::from_secs(120);
@@ -67,6 +68,13 @@ impl Earlier {
         let Some(streams) = orphan.open_files()? else { return not_this("there is nothing to go on with") };
         if streams.iter().any(|stream| stream.made.what.recipients != config.encryption) {
             return not_this("it was sealed to others");
+        }
+        let forms = Forms::of(config);
+        let has_forms = |stream: &OpenStream| {
+            stream.renderings().eq(forms.rendered.iter().copied()) && stream.made.what.is_source_only != forms.ogg
+        };
+        if !streams.iter().all(has_forms) {
+            return not_this("it was to have other formats");
         }
         let now = MediaTime::from(clock.at(at));
         // One that says nothing of its life was not paused.

@@ -202,6 +202,10 @@ pub enum SidecarKind {
     Speakers,
     /// The waveform, as JSON of `audiowaveform`.
     Peaks,
+    /// A picture of who spoke when and how loud, PNG or SVG.
+    Waveform,
+    /// A picture of the frequencies, PNG.
+    Spectrogram,
 }
 
 impl SidecarKind {
@@ -210,6 +214,8 @@ impl SidecarKind {
         match self {
             Self::Speakers => "speakers",
             Self::Peaks => "peaks",
+            Self::Waveform => "waveform",
+            Self::Spectrogram => "spectrogram",
         }
     }
 }
@@ -227,7 +233,9 @@ impl FromStr for SidecarKind {
         match word {
             "speakers" => Ok(Self::Speakers),
             "peaks" => Ok(Self::Peaks),
-            _ => Err(format!("{word:?} is neither speakers nor peaks")),
+            "waveform" => Ok(Self::Waveform),
+            "spectrogram" => Ok(Self::Spectrogram),
+            _ => Err(format!("{word:?} is none of speakers, peaks, waveform, spectrogram")),
         }
     }
 }

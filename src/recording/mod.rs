@@ -41,10 +41,12 @@ mod life;
 mod manifest;
 mod outcome;
 mod outputs;
+mod pictures;
 mod pipeline;
 mod recover;
 mod report;
 mod roll;
+mod scene;
 mod session;
 mod sides;
 mod sinks;
@@ -71,3 +73,4 @@ pub(crate) use outputs::Speaker;
 #[cfg(feature = "testkit")]
 pub(crate) use pipeline::Pipeline;
 pub use recover::{Pending, Recovered, recover, recover_one};
+pub use scene::{Names, Sound, scene};

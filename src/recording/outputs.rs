@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
 use crate::analysis::{Analysis, Findings, Speakers};
 use crate::call::TrackKey;
 use crate::capture::Settled;
@@ -47,6 +50,8 @@ pub struct BegunOutput {
 /// Every stream that the configuration asks for.
 pub struct Outputs {
     wanted: Vec<OutputKind>,
+    /// Whether files say who is heard in them.
+    names_people: bool,
     mixing: Mixing,
     mix: MixdownConfig,
     voice: MixdownConfig,
@@ -75,12 +80,17 @@ enum Stream {
 }
 
 impl Outputs {
-    /// The streams that `config` asks for; the first has this serial number, and the others those that follow.
+    /// The streams that `config` asks for, of a recording that began then; the first has this serial number, and the others
+    /// those that follow.
     ///
     /// # Errors
     /// [`MixError::Encode`] where the configuration is impossible.
-    pub fn new(config: &Config, serial: u32) -> Result<Self, MixError> {
+    pub fn new(config: &Config, serial: u32, started: OffsetDateTime) -> Result<Self, MixError> {
         let mut outputs = Self::without_streams(config, serial)?;
+        let started = started.format(&Rfc3339).unwrap_or_default();
+        for tags in [&mut outputs.mix.tags, &mut outputs.voice.tags] {
+            tags.comment("DATE", &started)?;
+        }
         if outputs.wants(OutputKind::Mix) {
             let mut mixdown = Mixdown::new(&outputs.mix, outputs.mixing)?;
             if let Some(analysis) = Analysis::new(config.analysis, outputs.mix.opus.channels()) {
@@ -134,6 +144,7 @@ impl Outputs {
         let voice = MixdownConfig { opus: config.opus.for_one_voice(), ..mix.clone() };
         Ok(Self {
             wanted: config.outputs.clone(),
+            names_people: config.names_people,
             mixing: config.mixing,
             mix,
             voice,
@@ -154,7 +165,11 @@ impl Outputs {
         self.owners.insert(track, place);
         if self.wants(OutputKind::Tracks) && !self.outputs.iter().any(|output| output.only == Some(place)) {
             self.voice.serial = self.next_serial();
-            let file = TrackFile::new(&self.voice, self.mixing)?;
+            let mut config = self.voice.clone();
+            if self.names_people {
+                config.tags.comment("ARTIST", &speaker.identity)?;
+            }
+            let file = TrackFile::new(&config, self.mixing)?;
             self.begin(Stream::Track(Box::new(file)), Some(place));
         }
         let gain = speaker.gain;
@@ -473,7 +488,7 @@ mod tests {
     fn outputs(kinds: &[OutputKind]) -> Outputs {
         let mut config = Config::new("ws://x", Credentials::Token("t".into()), "room");
         config.outputs = kinds.to_vec();
-        Outputs::new(&config, u32::MAX).unwrap()
+        Outputs::new(&config, u32::MAX, OffsetDateTime::UNIX_EPOCH).unwrap()
     }
 
     fn speaker(identity: &str, side: Side) -> Speaker {

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use ::time::OffsetDateTime;
+
 use crate::analysis::Findings;
 use crate::call::TrackKey;
 use crate::capture::{Capture, CaptureConfig, Content, Packet, Settled, Silence, TrackLedger, TrackSpec};
@@ -60,9 +62,9 @@ pub struct Finished {
 }
 
 impl Pipeline {
-    /// The audio path that `config` asks for, with streams of serial numbers from this one on.
-    pub fn new(config: &Config, serial: u32) -> Result<Self, PipelineError> {
-        Self::with(config, Outputs::new(config, serial)?, Cuts::default())
+    /// The audio path that `config` asks for, with streams of serial numbers from this one on, of a recording that began then.
+    pub fn new(config: &Config, serial: u32, started: OffsetDateTime) -> Result<Self, PipelineError> {
+        Self::with(config, Outputs::new(config, serial, started)?, Cuts::default())
     }
 
     /// Goes on with the streams that another process began, as [`Outputs::going_on`] says, and which lack `cuts`.

@@ -19,7 +19,6 @@ use super::left_egress::{LeftEgress, add_egresses, of_egress_alone};
 use super::life::LifeSoFar;
 use super::manifest::{EncryptionEntry, Manifest, OutputEntry, SidecarEntry};
 use super::outcome::{Outcome, Reason};
-use super::sinks::FORMAT;
 
 /// Held while this process looks for orphans.
 static RECOVERING: Mutex<()> = Mutex::new(());
@@ -199,6 +198,7 @@ pub(super) fn interrupted(so_far: Value, life: Option<LifeSoFar>, files: &[Ended
 
 fn entry(so_far: &[OutputEntry], ended: &Ended<'_>, duration: SampleCount) -> Option<OutputEntry> {
     let kind: OutputKind = ended.what.kind.parse().ok()?;
+    // What is rendered of an output has in it what that has.
     let is_it = |entry: &&OutputEntry| entry.kind == kind && entry.participant == ended.what.participant;
     let known = so_far.iter().find(is_it).cloned();
     Some(OutputEntry {
@@ -207,7 +207,7 @@ fn entry(so_far: &[OutputEntry], ended: &Ended<'_>, duration: SampleCount) -> Op
         left: known.as_ref().map(|entry| entry.left.clone()).unwrap_or_default(),
         right: known.as_ref().map(|entry| entry.right.clone()).unwrap_or_default(),
         file: ended.name.clone(),
-        format: FORMAT.into(),
+        format: ended.what.format().to_owned(),
         encryption: EncryptionEntry::of(&ended.what.recipients),
         duration_seconds: (MediaTime::ZERO + duration).as_secs_f64(),
         bytes: ended.bytes,
@@ -256,7 +256,7 @@ mod tests {
     use super::*;
     use crate::encode::{Mapping, OggInspector, OggOpusWriter, OpusHead, OpusTags, packet};
     use crate::spool::{
-        Entry, FileEvent, JOURNAL_VERSION, Memory, NewFile, RecordingFiles, Reservation, SpoolFile, Started,
+        Entry, FileEvent, JOURNAL_VERSION, Memory, NewFile, OGG, RecordingFiles, Reservation, SpoolFile, Started,
     };
 
     /// A recording that goes on, with a second in its file and a manifest so far that knows half of it.
@@ -281,7 +281,7 @@ mod tests {
         (0..50).for_each(|_| writer.write_packet(&silence, 960).unwrap());
         writer.close_page();
         writer.take_bytes(&mut bytes);
-        let file = files.create(NewFile { kind: "mix".into(), ext: FORMAT.into(), ..NewFile::default() });
+        let file = files.create(NewFile { kind: "mix".into(), ext: OGG.into(), ..NewFile::default() });
         files.append(file.id(), bytes);
         let mut manifest: Manifest = serde_json::from_str(include_str!("../../fuzz/seeds/manifest.json")).unwrap();
         (manifest.recording_id, manifest.samples) = ("r1".into(), SampleCount(24_000));

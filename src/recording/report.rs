@@ -65,7 +65,10 @@ impl Session {
         self.reasons.extend(losses(&self.roll, &finished));
         self.heard = self.is_heard(&finished) || self.stood_in.has_file();
         let outcome = judge(self.heard, &self.reasons);
-        let manifest = self.manifest(end, &finished, outcome, stored.entries, about);
+        let mut manifest = self.manifest(end, &finished, outcome, stored.entries, about);
+        if stored.all_named {
+            self.draw(&mut manifest, &finished).await;
+        }
         if let Err(why) = manifest.check() {
             tracing::error!(%why, "the ledger does not add up");
             self.reasons.push(Reason::Internal { message: format!("the ledger does not add up: {why}") });

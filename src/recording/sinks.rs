@@ -5,12 +5,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use crate::config::{OutputKind, safe_in_name};
+use crate::config::{Config, OutputKind, safe_in_name};
+use crate::encode::{Format, Patch};
+use crate::render::{Render, Rendering};
 use crate::seal::{self, Recipients, SealError, Sealer};
 use crate::spool::recover::{OpenStream, Orphan};
 use crate::spool::{
-    Entry, FileError, FileEvent, FileId, FinishedFile, Memory, NewFile, OGG, RecordingFiles, Reservation, SEALED,
-    SpoolFile, Started, Upload as UploadStep, What, digest_of,
+    Entry, FileError, FileEvent, FileId, FinishedFile, Memory, NewFile, OGG, RecordingFiles, Rendered, Reservation,
+    SEALED, SpoolFile, Started, Upload as UploadStep, What, digest_of,
 };
 use crate::store::Store;
 use crate::time::MediaTime;
@@ -23,23 +25,56 @@ use super::outputs::{Contents, Origin, OutputId, Outputs};
 use super::pipeline::Pipeline;
 use super::recover::make_way;
 
-/// The container of every file.
-pub const FORMAT: &str = OGG;
-
-/// The ending of every file, sealed to these or plain.
-pub fn ext(recipients: &Recipients) -> &'static str {
-    if recipients.is_empty() { OGG } else { SEALED }
+/// In which formats every output is written, and to whom it is sealed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forms {
+    /// Whether the Ogg stream itself is one of them; else it only serves to render the others from.
+    pub ogg: bool,
+    /// The others.
+    pub rendered: Vec<Rendering>,
+    /// To whom everything is sealed; nobody where it is plain.
+    pub recipients: Recipients,
 }
 
-/// The files of one recording, one for each output.
+impl Default for Forms {
+    /// Ogg alone, plain.
+    fn default() -> Self {
+        Self { ogg: true, rendered: Vec::new(), recipients: Recipients::default() }
+    }
+}
+
+impl Forms {
+    /// Those of a configuration.
+    pub fn of(config: &Config) -> Self {
+        let others = config.formats.iter().filter(|format| **format != Format::Ogg);
+        Self {
+            ogg: config.formats.contains(&Format::Ogg),
+            rendered: others.map(|format| Rendering { format: *format, quality: config.quality }).collect(),
+            recipients: config.encryption.clone(),
+        }
+    }
+
+    /// The ending of the recording's own name.
+    pub fn ext(&self) -> &'static str {
+        match self.rendered.first() {
+            Some(first) if !self.ogg => first.format.as_str(),
+            _ => self.ogg_ext(),
+        }
+    }
+
+    fn ogg_ext(&self) -> &'static str {
+        if self.recipients.is_empty() { OGG } else { SEALED }
+    }
+}
+
+/// The files of one recording: one for each output, and one for each other format that it is rendered in.
 #[derive(Debug)]
 pub struct Sinks {
     files: RecordingFiles,
     /// By [`OutputId`].
     sinks: Vec<Sink>,
     bytes: u64,
-    /// To whom everything is sealed; nobody where it is plain.
-    recipients: Recipients,
+    forms: Forms,
     events: mpsc::UnboundedReceiver<FileEvent>,
     /// The way into a store, if they go there.
     upload: Option<Upload>,
@@ -55,6 +90,18 @@ struct Sink {
     /// What broke the file.
     fault: Option<String>,
     /// What the disk refuses while memory stands in.
+    in_memory: Option<String>,
+    renders: Vec<RenderSink>,
+}
+
+/// What is rendered from an output's pages.
+#[derive(Debug)]
+struct RenderSink {
+    file: FileId,
+    render: Render,
+    /// What goes over its first bytes in the end.
+    patches: Vec<Patch>,
+    fault: Option<String>,
     in_memory: Option<String>,
 }
 
@@ -73,11 +120,11 @@ pub struct Stored {
 
 impl Sinks {
     /// Reserves the recording's name, as [`RecordingFiles::reserve`] does. No output has a file yet.
-    /// Where there is a store, files go there as they grow. What there is of sound is sealed to `recipients`, if there are any.
+    /// Where there is a store, files go there as they grow.
     pub async fn reserve(
         wanted: Reservation,
         store: Option<(Store, UploadConfig)>,
-        recipients: Recipients,
+        forms: Forms,
     ) -> Result<Self, Reason> {
         let (event, events) = mpsc::unbounded_channel();
         let Started { recording_id, name: key, .. } = wanted.started.clone();
@@ -89,7 +136,7 @@ impl Sinks {
         let reserved = reserved.map_err(|error| Reason::Internal { message: error.to_string() })?;
         let files = reserved.map_err(|error| Reason::Storage { message: error.to_string() })?;
         let upload = store.map(|(store, config)| upload(&files, store, recording_id, key, config, Vec::new()));
-        Ok(Self { files, sinks: Vec::new(), bytes: 0, recipients, events, upload, refused: None })
+        Ok(Self { files, sinks: Vec::new(), bytes: 0, forms, events, upload, refused: None })
     }
 
     /// Goes on with the files of a recording whose process died, as [`RecordingFiles::go_on`] does.
@@ -101,26 +148,38 @@ impl Sinks {
         streams: Vec<OpenStream>,
         memory: Arc<Memory>,
         store: Option<(Store, UploadConfig)>,
+        forms: Forms,
     ) -> Result<Self, Reason> {
         let (event, events) = mpsc::unbounded_channel();
         let Started { recording_id, name: key, .. } = orphan.started().clone();
         let steps = orphan.history().uploads.clone();
-        let bytes = streams.iter().map(|stream| stream.bytes).sum();
-        let recipients = streams.first().map(|stream| stream.made.what.recipients.clone()).unwrap_or_default();
+        let bytes = streams.iter().map(OpenStream::bytes).sum();
+        let recipients = &forms.recipients;
         let seal = |stream: &OpenStream| {
             (!recipients.is_empty()).then(|| Sealer::resume(recipients.clone(), stream.head, stream.state))
         };
-        let sealers: Vec<_> = streams.iter().map(seal).collect();
+        let mut sinks: Vec<Sink> = streams.iter().map(|stream| Sink::new(stream.made.file, seal(stream))).collect();
         let gone_on = tokio::task::spawn_blocking(move || RecordingFiles::go_on(orphan, streams, &memory, event)).await;
         let files = gone_on.map_err(|error| Reason::Internal { message: error.to_string() })?;
-        let files = files.map_err(|error| Reason::Storage { message: error.to_string() })?;
+        let (files, renders) = files.map_err(|error| Reason::Storage { message: error.to_string() })?;
+        for (file, render) in renders {
+            let of_it = files.files().iter().find(|made| made.id() == file).and_then(|made| made.what().rendered);
+            let source = sinks.iter_mut().find(|sink| of_it.is_some_and(|of_it| of_it.from == sink.file));
+            if let Some(sink) = source {
+                sink.renders.push(RenderSink::new(file, render));
+            }
+        }
         let upload = store.map(|(store, config)| upload(&files, store, recording_id, key, config, steps));
         if let Some(upload) = &upload {
             files.files().iter().for_each(|file| upload.add(file.clone()));
         }
-        let sink = |(file, sealer): (&SpoolFile, _)| Sink { file: file.id(), sealer, fault: None, in_memory: None };
-        let sinks = files.files().iter().zip(sealers).map(sink).collect();
-        Ok(Self { files, sinks, bytes, recipients, events, upload, refused: None })
+        Ok(Self { files, sinks, bytes, forms, events, upload, refused: None })
+    }
+
+    /// The stream of the first output, which is the mix where there is one; none where nobody can read it.
+    pub fn first_stream(&self) -> Option<&SpoolFile> {
+        let first = self.sinks.first().filter(|sink| sink.sealer.is_none())?;
+        self.files.files().iter().find(|file| file.id() == first.file)
     }
 
     /// The files, and the place for the manifest.
@@ -156,7 +215,7 @@ impl Sinks {
     ///
     /// # Errors
     /// What the store says; that there is none.
-    pub async fn stem_in_store(&self) -> Result<String, Reason> {
+    pub async fn stem_in_store(&mut self) -> Result<String, Reason> {
         let failed = |message: String| Reason::Storage { message };
         let upload = self.upload.as_ref().ok_or_else(|| failed("there is no store".into()))?;
         upload.reserve().await.map_err(|error| failed(error.to_string()))
@@ -190,6 +249,11 @@ impl Sinks {
         if let (true, Some(upload)) = (is_there, self.upload) {
             upload.close().await;
         }
+        if is_stored {
+            for file in self.sinks.iter().map(|sink| sink.file).collect::<Vec<_>>() {
+                self.files.remove_source(file).await;
+            }
+        }
         if is_there {
             self.files.done(keeps).await;
         } else {
@@ -200,7 +264,9 @@ impl Sinks {
 
     /// What the disk refuses at the moment, while memory stands in for it.
     pub fn in_memory(&self) -> Option<&str> {
-        self.sinks.iter().find_map(|sink| sink.in_memory.as_deref())
+        let mut of_renders = self.sinks.iter().flat_map(|sink| &sink.renders);
+        let of_render = of_renders.find_map(|render| render.in_memory.as_deref());
+        self.sinks.iter().find_map(|sink| sink.in_memory.as_deref()).or(of_render)
     }
 
     /// Bytes of all files together.
@@ -213,15 +279,35 @@ impl Sinks {
         for contents in outputs.contents().skip(self.sinks.len()) {
             let suffix = suffix(&contents);
             let Contents { kind, participant, .. } = contents;
-            let recipients = self.recipients.clone();
-            let ext = ext(&recipients).to_owned();
+            let recipients = self.forms.recipients.clone();
             let sealer = (!recipients.is_empty()).then(|| Sealer::new(recipients.clone()));
-            let file = self.files.create(NewFile { kind: kind.to_string(), participant, suffix, ext, recipients });
-            self.sinks.push(Sink { file: file.id(), sealer, fault: None, in_memory: None });
-            if let Some(upload) = &self.upload {
-                upload.add(file);
+            let (ext, is_source_only) = (self.forms.ogg_ext().to_owned(), !self.forms.ogg);
+            let what = NewFile { kind: kind.to_string(), participant, suffix, ext, recipients, ..NewFile::default() };
+            let mut sink = Sink::new(self.create(NewFile { is_source_only, ..what.clone() }), sealer);
+            for rendering in self.forms.rendered.clone() {
+                let render = match Render::new(rendering) {
+                    Ok(render) => render,
+                    // Configurations are checked for that.
+                    Err(error) => {
+                        sink.fault.get_or_insert_with(|| error.to_string());
+                        continue;
+                    }
+                };
+                let rendered = Some(Rendered { from: sink.file, rendering });
+                let file = self.create(NewFile { ext: rendering.format.to_string(), rendered, ..what.clone() });
+                sink.renders.push(RenderSink::new(file, render));
             }
+            self.sinks.push(sink);
         }
+    }
+
+    fn create(&mut self, what: NewFile) -> FileId {
+        let file = self.files.create(what);
+        let id = file.id();
+        if let Some(upload) = &self.upload {
+            upload.add(file);
+        }
+        id
     }
 
     /// Writes the pages that the pipeline has closed.
@@ -232,6 +318,11 @@ impl Sinks {
             if sink.sealer.is_some() && sink.fault.is_some() {
                 // What cannot be sealed is missing for good, and nothing can follow it.
                 continue;
+            }
+            for render in &mut sink.renders {
+                let rendered = render.push(&bytes);
+                self.bytes += rendered.len() as u64;
+                self.files.append(render.file, rendered);
             }
             match sink.sealed(bytes) {
                 Ok(bytes) => {
@@ -257,7 +348,7 @@ impl Sinks {
 
     /// Whether there are outputs and every one of them is broken, by the disk or in itself.
     pub fn all_broken(&self, outputs: &Outputs) -> bool {
-        let is_broken = |(n, sink): (usize, &Sink)| sink.fault.is_some() || outputs.is_broken(OutputId(n));
+        let is_broken = |(n, sink): (usize, &Sink)| self.is_lost(sink) || outputs.is_broken(OutputId(n));
         !self.sinks.is_empty() && self.sinks.iter().enumerate().all(is_broken)
     }
 
@@ -278,13 +369,13 @@ impl Sinks {
         bytes: Vec<u8>,
     ) -> Result<SidecarEntry, Reason> {
         let lacks = |message: String| Reason::Output { output: ext.to_owned(), message };
-        let (ext, bytes) = if self.recipients.is_empty() {
+        let (ext, bytes) = if self.forms.recipients.is_empty() {
             (ext.to_owned(), bytes)
         } else {
-            let sealed = seal::seal_whole(&self.recipients, &bytes).map_err(|error| lacks(error.to_string()))?;
+            let sealed = seal::seal_whole(&self.forms.recipients, &bytes).map_err(|error| lacks(error.to_string()))?;
             (format!("{ext}.{}", seal::EXT), sealed)
         };
-        let recipients = self.recipients.clone();
+        let recipients = self.forms.recipients.clone();
         let encryption = EncryptionEntry::of(&recipients);
         let what = NewFile { kind: kind.to_string(), ext: ext.clone(), recipients, ..NewFile::default() };
         let (length, sha256, body) = (bytes.len() as u64, digest_of(&bytes), Bytes::from(bytes.clone()));
@@ -303,18 +394,39 @@ impl Sinks {
     async fn store(&mut self, origins: Vec<Origin>, end: MediaTime) -> Stored {
         let mut stored = Stored { all_named: true, ..Stored::default() };
         let mut whole = Vec::new();
+        let mut take = |id: FileId, file: &FinishedFile, entry: OutputEntry| {
+            stored.results.push(OutputResult::new(&entry, file.path.display().to_string()));
+            stored.entries.push(entry);
+            whole.push(id);
+        };
+        let (recipients, is_wanted) = (&self.forms.recipients, self.forms.ogg);
         for (sink, origin) in self.sinks.iter_mut().zip(&origins) {
             let is_whole = origin.fault.is_none() && sink.fault.is_none();
-            match self.files.finish(sink.file, is_whole).await {
-                Ok(file) => {
-                    let entry = entry(&file, origin, end, &self.recipients);
-                    stored.results.push(OutputResult::new(&entry, file.path.display().to_string()));
-                    stored.entries.push(entry);
-                    whole.push(sink.file);
+            let mut end = end;
+            if is_wanted {
+                match self.files.finish(sink.file, is_whole).await {
+                    Ok(file) => {
+                        end = file.cut_to.map_or(end, |length| MediaTime::ZERO + length);
+                        take(sink.file, &file, entry(&file, OGG, origin, end, recipients));
+                    }
+                    Err(error) => {
+                        stored.all_named = false;
+                        sink.fault.get_or_insert_with(|| error.to_string());
+                    }
                 }
-                Err(error) => {
-                    stored.all_named = false;
-                    sink.fault.get_or_insert_with(|| error.to_string());
+            }
+            for render in &mut sink.renders {
+                let is_whole = is_whole && render.fault.is_none();
+                let patches = std::mem::take(&mut render.patches);
+                match self.files.finish_patched(render.file, is_whole, patches).await {
+                    Ok(file) => {
+                        let format = render.render.rendering().format;
+                        take(render.file, &file, entry(&file, format.as_str(), origin, end, recipients));
+                    }
+                    Err(error) => {
+                        stored.all_named = false;
+                        render.fault.get_or_insert_with(|| error.to_string());
+                    }
                 }
             }
         }
@@ -359,35 +471,53 @@ impl Sinks {
         self.refused.get_or_insert_with(|| error.to_string());
     }
 
+    /// Whether no file holds an output whole.
+    fn is_lost(&self, sink: &Sink) -> bool {
+        sink.fault.is_some() || !self.forms.ogg && sink.renders.iter().all(|render| render.fault.is_some())
+    }
+
     fn note(&mut self, FileEvent { file, what }: FileEvent) {
-        let Some(sink) = self.sinks.iter_mut().find(|sink| sink.file == file) else { return };
-        match what {
-            What::Broken(error) => {
-                tracing::error!(%error, "a file cannot go on");
-                sink.fault.get_or_insert_with(|| error.to_string());
+        for sink in &mut self.sinks {
+            let own = (sink.file, &mut sink.fault, &mut sink.in_memory);
+            let rendered = sink.renders.iter_mut().map(|r| (r.file, &mut r.fault, &mut r.in_memory));
+            let Some((_, fault, in_memory)) = std::iter::once(own).chain(rendered).find(|(id, ..)| *id == file) else {
+                continue;
+            };
+            match what {
+                What::Broken(error) => {
+                    tracing::error!(%error, "a file cannot go on");
+                    fault.get_or_insert_with(|| error.to_string());
+                }
+                What::InMemory(error) => {
+                    tracing::error!(%error, "the disk fails; the recording goes on in memory");
+                    *in_memory = Some(error.to_string());
+                }
+                What::BackOnDisk => {
+                    tracing::info!("the disk has everything again");
+                    *in_memory = None;
+                }
             }
-            What::InMemory(error) => {
-                tracing::error!(%error, "the disk fails; the recording goes on in memory");
-                sink.in_memory = Some(error.to_string());
-            }
-            What::BackOnDisk => {
-                tracing::info!("the disk has everything again");
-                sink.in_memory = None;
-            }
+            return;
         }
     }
 
     /// What the broken outputs mean for the recording: it lacks them, or all is lost.
     fn reasons(&self, origins: &[Origin]) -> Vec<Reason> {
         let mut reasons = Vec::new();
+        let mut lost = 0;
         for (sink, origin) in self.sinks.iter().zip(origins) {
-            reasons.extend(match (&sink.fault, &origin.fault) {
-                (Some(message), _) => Some((name(&origin.contents), Reason::Storage { message: message.clone() })),
-                (None, Some(message)) => Some((name(&origin.contents), Reason::Internal { message: message.clone() })),
-                (None, None) => None,
-            });
+            let name = name(&origin.contents);
+            lost += usize::from(self.is_lost(sink) || origin.fault.is_some());
+            match (&sink.fault, &origin.fault) {
+                (Some(message), _) => reasons.push((name, Reason::Storage { message: message.clone() })),
+                (None, Some(message)) => reasons.push((name, Reason::Internal { message: message.clone() })),
+                (None, None) => reasons.extend(sink.renders.iter().filter_map(|render| {
+                    let format = render.render.rendering().format;
+                    Some((format!("{name} as {format}"), Reason::Storage { message: render.fault.clone()? }))
+                })),
+            }
         }
-        if reasons.len() == self.sinks.len() {
+        if lost == self.sinks.len() {
             // All for the same reason, as a rule: once is enough.
             return reasons.into_iter().map(|(_, reason)| reason).take(1).collect();
         }
@@ -397,6 +527,10 @@ impl Sinks {
 }
 
 impl Sink {
+    fn new(file: FileId, sealer: Option<Sealer>) -> Self {
+        Self { file, sealer, fault: None, in_memory: None, renders: Vec::new() }
+    }
+
     /// Pages as they go into the file.
     fn sealed(&mut self, pages: Vec<u8>) -> Result<Vec<u8>, SealError> {
         let Some(sealer) = &mut self.sealer else { return Ok(pages) };
@@ -406,8 +540,31 @@ impl Sink {
     }
 }
 
-fn entry(file: &FinishedFile, origin: &Origin, end: MediaTime, recipients: &Recipients) -> OutputEntry {
-    let end = file.cut_to.map_or(end, |length| MediaTime::ZERO + length);
+impl RenderSink {
+    fn new(file: FileId, render: Render) -> Self {
+        Self { file, render, patches: Vec::new(), fault: None, in_memory: None }
+    }
+
+    /// Pages in its format; nothing any more once it failed.
+    fn push(&mut self, pages: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        if self.fault.is_some() {
+            return bytes;
+        }
+        match self.render.push(pages) {
+            Ok(patches) => self.patches.extend(patches),
+            Err(error) => {
+                let format = self.render.rendering().format;
+                tracing::error!(%error, %format, "a file cannot go on");
+                self.fault = Some(error.to_string());
+            }
+        }
+        self.render.take_bytes(&mut bytes);
+        bytes
+    }
+}
+
+fn entry(file: &FinishedFile, format: &str, origin: &Origin, end: MediaTime, recipients: &Recipients) -> OutputEntry {
     let Contents { kind, participant, left, right } = origin.contents.clone();
     OutputEntry {
         kind,
@@ -415,7 +572,7 @@ fn entry(file: &FinishedFile, origin: &Origin, end: MediaTime, recipients: &Reci
         left,
         right,
         file: file.path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-        format: FORMAT.into(),
+        format: format.into(),
         encryption: EncryptionEntry::of(recipients),
         duration_seconds: end.as_secs_f64(),
         bytes: file.bytes,
@@ -450,7 +607,7 @@ fn note_refusal<T>(written: Result<T, FileError>) {
 /// An output as it is known while its file still grows.
 pub fn entry_so_far(origin: &Origin, at: MediaTime, recipients: &Recipients) -> OutputEntry {
     let (path, sha256) = Default::default();
-    entry(&FinishedFile { path, bytes: 0, sha256, cut_to: None, in_memory: false }, origin, at, recipients)
+    entry(&FinishedFile { path, bytes: 0, sha256, cut_to: None, in_memory: false }, OGG, origin, at, recipients)
 }
 
 /// The last part of a path, key or location.

@@ -17,7 +17,7 @@ use super::manifest::Manifest;
 use super::outcome::Reason;
 use super::outputs::Speaker;
 use super::pipeline::Pipeline;
-use super::sinks::{Sinks, ext};
+use super::sinks::{Forms, Sinks};
 
 /// What a recording begins with.
 pub struct Start {
@@ -61,7 +61,7 @@ impl Start {
         };
         let store = store.map(|store| (store, config.upload));
         match find(config, room, at, &place).await {
-            (Some((earlier, pipeline)), _) => Self::again(earlier, pipeline, store).await,
+            (Some((earlier, pipeline)), _) => Self::again(earlier, pipeline, store, Forms::of(config)).await,
             (None, pause) => {
                 let start = Self::anew(config, room, at, place, store).await?;
                 Ok(Self { pause, ..start })
@@ -86,7 +86,7 @@ impl Start {
             job_id: config.job_id.as_deref().unwrap_or(&config.recording_id),
             participant: "",
             track: "",
-            ext: ext(&config.encryption),
+            ext: Forms::of(config).ext(),
         });
         let started = Started {
             version: JOURNAL_VERSION,
@@ -99,17 +99,22 @@ impl Start {
             name,
         };
         let wanted = Reservation { spool: config.spool_dir(), started, memory: Memory::of_process() };
-        let sinks = Sinks::reserve(wanted, store, config.encryption.clone()).await?;
-        let pipeline = Pipeline::new(config, fastrand::u32(..))
+        let sinks = Sinks::reserve(wanted, store, Forms::of(config)).await?;
+        let pipeline = Pipeline::new(config, fastrand::u32(..), wall)
             .map_err(|error| Reason::Internal { message: error.to_string() })?;
         Ok(Self { clock, pipeline, sinks, before: None, pause: None })
     }
 
-    async fn again(earlier: Earlier, pipeline: Pipeline, store: Option<(Store, UploadConfig)>) -> Result<Self, Reason> {
+    async fn again(
+        earlier: Earlier,
+        pipeline: Pipeline,
+        store: Option<(Store, UploadConfig)>,
+        forms: Forms,
+    ) -> Result<Self, Reason> {
         let (heard, reason, speakers) = (earlier.heard(), earlier.reason(), earlier.speakers());
         tracing::warn!(%reason, "going on with what an earlier process recorded");
         let Earlier { orphan, streams, manifest, life, clock, now } = earlier;
-        let sinks = Sinks::go_on(orphan, streams, Memory::of_process(), store).await?;
+        let sinks = Sinks::go_on(orphan, streams, Memory::of_process(), store, forms).await?;
         let mut reasons = manifest.reasons.clone();
         // Consent may come yet.
         reasons.retain(|reason| !matches!(reason, Reason::NoConsent { .. }));

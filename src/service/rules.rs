@@ -22,10 +22,10 @@ use serde_json::Value;
 
 use crate::call::{Participant, ParticipantKind};
 use crate::config::{
-    AttributeSpec, Config, ConfigError, Engine, EngineWord, Fallback, FallbackWord, LONGEST_RETENTION, NameTemplate,
+    AttributeSpec, Config, ConfigError, EngineWord, Fallback, FallbackWord, LONGEST_RETENTION, NameTemplate,
     OutputKind, Picture, RuleSpec,
 };
-use crate::egress::FileFormat;
+use crate::encode::{Format, formats};
 use crate::recording::{ConsentRule, PausePolicy};
 
 /// What is known of a room.
@@ -63,7 +63,7 @@ pub struct Choice {
 pub struct Wish {
     /// Which files.
     pub outputs: Option<Vec<OutputKind>>,
-    /// The container's word: `ogg`, `mp4`, `mp3`.
+    /// The word for the format, or several with commas: `ogg`, `webm`, `mp4`, `wav`, `flac`, `mp3`.
     pub format: Option<String>,
     /// Whether there is a picture.
     pub video: Option<bool>,
@@ -174,28 +174,14 @@ pub fn set_form(
     video: Option<bool>,
     picture: Picture,
 ) -> Result<(), ConfigError> {
-    let asked = match format.map(str::to_ascii_lowercase).as_deref() {
-        None => None,
-        Some("ogg") => Some(FileFormat::Ogg),
-        Some("mp4") => Some(FileFormat::Mp4),
-        Some("mp3") => Some(FileFormat::Mp3),
-        Some("webm") => {
-            return Err(ConfigError::NotAvailable { what: "the format webm".into() });
-        }
-        Some(other) => {
-            let why = format!("{other:?} is none of ogg, mp4, mp3");
-            return Err(ConfigError::Invalid { key: "format", why });
-        }
+    let asked = format.map(formats).transpose();
+    let asked = asked.map_err(|error| ConfigError::Invalid { key: "format", why: error.to_string() })?;
+    let is_implied = match &asked {
+        Some(asked) => *asked == [Format::Mp4],
+        None => picture.layout.is_some(),
     };
-    let is_implied = asked.map_or(picture.layout.is_some(), FileFormat::holds_video);
     let has_picture = video.unwrap_or(is_implied);
-    config.format = asked.unwrap_or(if has_picture { FileFormat::Mp4 } else { FileFormat::Ogg });
-    config.picture = has_picture.then_some(picture);
-    // The bot writes Ogg alone; for other sound there is somebody else.
-    if config.format != FileFormat::Ogg && config.engine == Engine::Auto {
-        config.engine = Engine::Egress;
-    }
-    Ok(())
+    config.set_form(&asked.unwrap_or_default(), has_picture.then_some(picture))
 }
 
 /// Rules in their order.
@@ -481,7 +467,7 @@ mod tests {
             assert!(error.starts_with(place), "{error}");
         }
         for (yaml, place) in [
-            ("rules: [{format: webm}]", "rules[0]: the format webm is not available"),
+            ("rules: [{format: webm, video: true}]", "rules[0]: the format webm by LiveKit Egress is not available"),
             ("rules: [{}, {format: avi}]", "rules[1].format"),
             ("rules: [{file_path: '{rom}'}]", "rules[0].file_path"),
             ("rules: [{video: true, outputs: [dual]}]", "rules[0].engine"),
@@ -515,7 +501,7 @@ mod tests {
         let config = config.unwrap();
         assert!(config.uses_egress() && config.fallback.is_none() && config.format == FileFormat::Mp4);
         let mp3 = Wish { format: Some("MP3".into()), ..Wish::default() }.apply(&base(), "room").unwrap();
-        assert!(mp3.uses_egress() && mp3.picture.is_none());
+        assert!(!mp3.uses_egress() && mp3.picture.is_none() && mp3.formats == [Format::Mp3]);
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub struct Progress {
     pub written: u64,
     /// What it is, once it is complete; then `synced` and `written` are its size.
     pub finished: Option<FinishedFile>,
+    /// Up to where its first bytes were written over when it was completed: who took them before takes them again.
+    pub patched: u64,
 }
 
 /// A file that grows, to be read while it does.

@@ -19,10 +19,12 @@ use super::journal::{Journal, own_directory};
 use super::kept::keep;
 use super::memory::Memory;
 use super::names::{Reserve, digest_of, give_name, manifest_of, numbered, part_of, sync_directory_of, with_suffix};
-use super::recover::{OpenStream, Orphan};
+use super::recover::{OpenFile, OpenStream, Orphan};
 use super::stream::split_name;
 use super::volume::{Turns, Volume};
 use super::{FileError, FileEvent, FileId, FinishedFile};
+use crate::encode::{OggState, OpusHead, Patch};
+use crate::render::Render;
 
 /// How long the disk may take to finish a file before it counts as dead.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -120,8 +122,8 @@ impl RecordingFiles {
         })
     }
 
-    /// Goes on with the files of a recording whose process died, which [`Orphan::open_files`] gave, in that order. Waits for
-    /// the disk.
+    /// Goes on with the files of a recording whose process died, which [`Orphan::open_files`] gave, in that order; each is
+    /// followed by what is rendered from it. Gives who goes on rendering those, too. Waits for the disk.
     ///
     /// # Errors
     /// What the disk says; then it is an orphan as before.
@@ -130,7 +132,7 @@ impl RecordingFiles {
         streams: Vec<OpenStream>,
         memory: &Arc<Memory>,
         events: mpsc::UnboundedSender<FileEvent>,
-    ) -> Result<Self, FileError> {
+    ) -> Result<(Self, Vec<(FileId, Render)>), FileError> {
         let (spool, path, journal, history, started) = orphan.into_parts();
         let nameless = || FileError::new("has no name:", &path, io::ErrorKind::NotFound.into());
         let stem = history.stem.ok_or_else(nameless)?;
@@ -156,13 +158,22 @@ impl RecordingFiles {
             held: !history.egress.is_empty(),
             ended: false,
         };
-        for stream in streams {
-            let Made { file, what, .. } = stream.made.clone();
-            let (volume, memory, keep) = (files.volume.clone(), files.memory.clone(), files.keep.clone());
-            let growing = Growing::going_on(volume, memory, keep, files.output(file, what.clone()), stream);
-            files.files.push(SpoolFile { id: file, what, growing, journal: files.journal.clone() });
+        let mut renders = Vec::new();
+        for OpenStream { made, head, state, open, rendered } in streams {
+            files.go_on_with(made, open, Some((head, state)));
+            for (made, open, render) in rendered {
+                renders.push((made.file, render));
+                files.go_on_with(made, open, None);
+            }
         }
-        Ok(files)
+        Ok((files, renders))
+    }
+
+    fn go_on_with(&mut self, made: Made, open: OpenFile, stream: Option<(OpusHead, OggState)>) {
+        let Made { file, what, .. } = made;
+        let (volume, memory, keep) = (self.volume.clone(), self.memory.clone(), self.keep.clone());
+        let growing = Growing::going_on(volume, memory, keep, self.output(file, what.clone()), open, stream);
+        self.files.push(SpoolFile { id: file, what, growing, journal: self.journal.clone() });
     }
 
     /// Whether somebody takes the files' bytes elsewhere while they grow, so that they are worth keeping in memory when the
@@ -216,17 +227,39 @@ impl RecordingFiles {
     /// # Errors
     /// Where the disk refuses it and its bytes are not kept in memory.
     pub async fn finish(&self, file: FileId, whole: bool) -> Result<FinishedFile, FileError> {
+        self.finish_patched(file, whole, Vec::new()).await
+    }
+
+    /// As [`finish`](Self::finish), for a file whose first bytes say what only its end shows: `patches` go over them, where the
+    /// disk takes them.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn finish_patched(
+        &self,
+        file: FileId,
+        whole: bool,
+        patches: Vec<Patch>,
+    ) -> Result<FinishedFile, FileError> {
         let Some(file) = self.file(file) else {
             return Err(FileError::new("there is no such file of", &self.stem, io::ErrorKind::NotFound.into()));
         };
         let growing = file.growing.clone();
         self.ask(move || {
-            let finished = growing.finish(whole);
+            let finished = growing.finish(whole, patches);
             // A disk that refused it is tried again.
             growing.wake();
             finished
         })
         .await
+    }
+
+    /// Removes a file that was there only to render others from, which are whole by now.
+    pub async fn remove_source(&self, file: FileId) {
+        let Some(file) = self.file(file).filter(|file| file.what.is_source_only) else { return };
+        let growing = file.growing.clone();
+        // What a disk does not remove, recovery does.
+        let _ = self.ask(move || growing.remove()).await;
     }
 
     /// Writes a whole file that tells about the recording. Where the disk refuses it nothing is left.

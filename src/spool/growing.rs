@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::clock;
-use crate::encode::{OggState, OpusHead};
+use crate::encode::{OggState, OpusHead, Patch};
 use crate::hex;
 use crate::time::SampleCount;
 
@@ -22,7 +22,7 @@ use super::history::{Entry, Made, NewFile};
 use super::journal::Journal;
 use super::memory::Memory;
 use super::names::{give_name, hash_of, numbered, part_of, survey, sync_directory_of, with_suffix};
-use super::recover::OpenStream;
+use super::recover::OpenFile;
 use super::stream::Stream;
 use super::tail::Tail;
 use super::volume::Volume;
@@ -122,6 +122,8 @@ struct Io {
     ogg: Option<OggState>,
     /// The file is to be finished as soon as the disk takes it.
     unfinished: bool,
+    /// What is put over its first bytes before it is finished.
+    patches: Vec<Patch>,
     finished: Option<FinishedFile>,
 }
 
@@ -144,12 +146,14 @@ impl Growing {
         memory: Arc<Memory>,
         keep: Arc<AtomicBool>,
         output: Output,
-        stream: OpenStream,
+        open: OpenFile,
+        stream: Option<(OpusHead, OggState)>,
     ) -> Arc<Self> {
-        let OpenStream { made, head, state: stands, bytes, last_unit, file, hash } = stream;
+        let OpenFile { path, bytes, last_unit, file, hash } = open;
         let (file, tail) = (Some(Arc::new(file)), Tail::from_offset(bytes));
-        let state = State { file, tail, hash, head: Some(head), stands: Some(stands), ..State::default() };
-        let (path, on_disk, synced, ogg) = (made.path, bytes, bytes, Some(stands));
+        let (head, stands) = stream.unzip();
+        let state = State { file, tail, hash, head, stands, ..State::default() };
+        let (on_disk, synced, ogg) = (bytes, bytes, stands);
         let io = Io { path, on_disk, synced, last_piece: last_unit, ogg, ..Io::default() };
         let growing = Self::new(volume, memory, Plan::Output(output), keep, state, io);
         growing.progress.send_modify(|progress| (progress.synced, progress.written) = (bytes, bytes));
@@ -306,12 +310,14 @@ impl Growing {
         if self.listed.swap(true, Ordering::AcqRel) { Written::Nothing } else { Written::Unsynced }
     }
 
-    /// Syncs the file and gives it its name. Where its stream is not `whole` it ends after what is there.
-    pub fn finish(&self, whole: bool) -> Result<FinishedFile, FileError> {
+    /// Puts `patches` over its first bytes, syncs the file and gives it its name. Where its stream is not `whole` it ends after
+    /// what is there.
+    pub fn finish(&self, whole: bool, patches: Vec<Patch>) -> Result<FinishedFile, FileError> {
         let mut io = self.io();
         if let Some(finished) = &io.finished {
             return Ok(finished.clone());
         }
+        io.patches = patches;
         let whole = whole && !self.state().full;
         if self.is_kept() {
             if !whole {
@@ -331,6 +337,19 @@ impl Growing {
             self.close_at_last_page(&mut io);
         }
         self.complete(&mut io)
+    }
+
+    /// Removes the file, which nobody needs any more.
+    pub fn remove(&self) -> Result<(), FileError> {
+        self.give_up();
+        let io = self.io();
+        let mut state = self.state();
+        state.broken = true;
+        let end = state.tail.end();
+        self.memory.give_back(state.tail.forget_until(end));
+        drop(state);
+        let part = self.part(&io);
+        std::fs::remove_file(&part).map_err(|e| FileError::new("cannot remove", &part, e))
     }
 
     fn push(&self, bytes: Bytes) -> bool {
@@ -539,11 +558,16 @@ impl Growing {
         let Some(file) = file else {
             return Err(FileError::new("was never created:", &part, io::ErrorKind::NotFound.into()));
         };
-        file.sync_all().map_err(|e| FileError::new("cannot sync", &part, e))?;
+        // They are right for a whole file; and of one that memory stood in for, somebody may have the first bytes already.
+        let patches = std::mem::take(&mut io.patches);
+        let patches = if broken || self.is_failing() { Vec::new() } else { patches };
+        let patched = patch_and_sync(&file, &patches).map_err(|e| FileError::new("cannot sync", &part, e))?;
         let read_back = |e| FileError::new("cannot read back", &part, e);
         let (sha256, cut_to) = if broken {
             let found = self.stream().map(|stream| survey(&part, stream)).transpose().map_err(read_back)?;
             (hash_of(&part).map_err(read_back)?, found.map(|found| found.duration))
+        } else if patched > 0 {
+            (hash_of(&part).map_err(read_back)?, None)
         } else {
             (self.sha256(), self.state().cut_to)
         };
@@ -558,6 +582,7 @@ impl Growing {
         self.memory.give_back(state.tail.forget_until(io.synced));
         self.progress.send_modify(|progress| {
             progress.synced = progress.synced.max(bytes);
+            progress.patched = patched;
             progress.finished = Some(finished.clone());
         });
         Ok(finished)
@@ -653,4 +678,20 @@ impl Drop for Growing {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         self.memory.give_back(state.tail.len());
     }
+}
+
+/// Puts `patches` over the first bytes of a file and syncs it. Gives up to where they reach. A disk that refuses has the bytes
+/// that were there before, as far as it still takes anything.
+fn patch_and_sync(file: &File, patches: &[Patch]) -> io::Result<u64> {
+    let read = |patch: &Patch| {
+        let mut bytes = vec![0; patch.bytes.len()];
+        file.read_exact_at(&mut bytes, patch.offset).map(|()| Patch { offset: patch.offset, bytes })
+    };
+    let before = patches.iter().map(read).collect::<io::Result<Vec<_>>>()?;
+    let write = |patches: &[Patch]| patches.iter().try_for_each(|patch| file.write_all_at(&patch.bytes, patch.offset));
+    let synced = write(patches).and_then(|()| file.sync_all());
+    if synced.is_err() {
+        let _ = write(&before);
+    }
+    synced.map(|()| patches.iter().map(Patch::end).max().unwrap_or(0))
 }

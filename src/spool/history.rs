@@ -12,6 +12,7 @@ use time::OffsetDateTime;
 
 use crate::clock::SinceBoot;
 use crate::encode::OggState;
+use crate::render::Rendering;
 use crate::seal::Recipients;
 use crate::time::SampleCount;
 
@@ -132,6 +133,22 @@ pub struct NewFile {
     /// Those to whom it is sealed; nobody where it is plain. Who ends it needs them.
     #[serde(default, skip_serializing_if = "Recipients::is_empty")]
     pub recipients: Recipients,
+    /// Which file it is rendered from, and how; none for what is made by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rendered: Option<Rendered>,
+    /// Whether it is there only to render others from, and goes once they are whole.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_source_only: bool,
+}
+
+/// What a file is rendered from, and how. Whoever goes on with the recording makes it again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rendered {
+    /// The file.
+    pub from: FileId,
+    /// How.
+    #[serde(flatten)]
+    pub rendering: Rendering,
 }
 
 /// A step of a file's way into a store.
@@ -323,7 +340,23 @@ impl History {
     }
 }
 
+impl FileHistory {
+    /// Whether it is rendered from this file.
+    pub fn is_rendered_from(&self, file: FileId) -> bool {
+        self.made.what.rendered.is_some_and(|rendered| rendered.from == file)
+    }
+}
+
 impl History {
+    /// The files. A file that was never made may have been made later, under another number: only the last at a path counts.
+    pub fn last_files(&self) -> impl DoubleEndedIterator<Item = &FileHistory> {
+        let is_last = |made: &Made| {
+            let at_path = self.files.values().rfind(|file| file.made.path == made.path);
+            at_path.is_some_and(|last| last.made.file == made.file)
+        };
+        self.files.values().filter(move |file| is_last(&file.made))
+    }
+
     /// The egress that may run, if there is one.
     pub fn running_egress(&self) -> Option<RunningEgress> {
         let mut running: Option<RunningEgress> = None;

@@ -49,8 +49,8 @@ use crate::time::SampleCount;
 pub use file::{Progress, SpoolFile};
 pub use files::{RecordingFiles, Reservation};
 pub use history::{
-    Closed, EgressStep, Entry, FileHistory, History, JOURNAL_VERSION, Made, NewFile, Place, RunningEgress, Started,
-    Upload,
+    Closed, EgressStep, Entry, FileHistory, History, JOURNAL_VERSION, Made, NewFile, Place, Rendered, RunningEgress,
+    Started, Upload,
 };
 pub use journal::Journal;
 pub use kept::{erase, expire};

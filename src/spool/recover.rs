@@ -11,10 +11,13 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use sha2::Digest;
+
 use serde_json::Value;
 use time::OffsetDateTime;
 
 use crate::clock;
+use crate::hex;
 use crate::time::SampleCount;
 
 use super::files::tidy;
@@ -24,8 +27,9 @@ use super::names::{
     Reserve, give_name, hash_of, manifest_of, numbered, part_of, survey, sync_directory_of, with_suffix,
 };
 use super::{FileError, FinishedFile};
-use streams::{Opened, mend, open};
+use streams::{Opened, mend, open, render_again};
 
+pub(super) use streams::OpenFile;
 pub use streams::OpenStream;
 
 /// A recording whose process died. As long as this is held, nobody else takes it.
@@ -173,19 +177,26 @@ impl Orphan {
             return Ok(None);
         }
         let mut streams = Vec::new();
-        // A file that was never made may have been made later, under another number.
-        let is_last = |made: &Made| {
-            files.values().rfind(|file| file.made.path == made.path).is_some_and(|last| last.made.file == made.file)
-        };
-        for FileHistory { made, closed, .. } in files.values().filter(|file| is_last(&file.made)) {
+        for FileHistory { made, closed, .. } in self.history.last_files() {
             let part = part_of(&made.path);
+            if made.what.rendered.is_some() && closed.is_none() {
+                continue;
+            }
             let Some(stream) = made.what.stream().filter(|_| closed.is_none()) else { return Ok(None) };
             if !part.exists() {
                 // It was about to be made.
                 continue;
             }
             match open(made, &part, stream)? {
-                Opened::ToGoOn(stream) => streams.push(*stream),
+                Opened::ToGoOn(mut stream) => {
+                    let of_it = self.history.last_files().filter(|file| file.is_rendered_from(made.file));
+                    for FileHistory { made, .. } in of_it {
+                        let Some(rendered) = made.what.rendered else { continue };
+                        let (open, render) = render_again(made, rendered.rendering, &part)?;
+                        stream.rendered.push((made.clone(), open, render));
+                    }
+                    streams.push(*stream);
+                }
                 Opened::Ended => return Ok(None),
                 Opened::Empty => fs::remove_file(&part).map_err(|e| FileError::new("cannot remove", &part, e))?,
             }
@@ -199,17 +210,83 @@ impl Orphan {
         (spool, path, journal, history, started)
     }
 
-    /// Ends every stream after its last whole page, and gives the files their names.
+    /// Ends every stream after its last whole page, renders from it what is rendered from it, and gives the files their
+    /// names.
     ///
     /// # Errors
     /// What the disk says; what was done by then is not done again.
     pub fn finish_files(&mut self) -> Result<Vec<RecoveredFile>, FileError> {
-        let files: Vec<FileHistory> = self.history.files.values().cloned().collect();
+        let files: Vec<FileHistory> = self.history.last_files().cloned().collect();
+        let (rendered, sources): (Vec<_>, Vec<_>) =
+            files.into_iter().partition(|file| file.made.what.rendered.is_some());
         let mut finished = Vec::new();
-        for file in files {
-            finished.extend(self.finish_file(file)?);
+        for source in sources {
+            let is_source_only = source.made.what.is_source_only;
+            let of_it: Vec<_> =
+                rendered.iter().filter(|file| file.is_rendered_from(source.made.file)).cloned().collect();
+            let ended = if is_source_only { self.end_source(source)? } else { self.finish_file(source)? };
+            for file in of_it {
+                finished.extend(self.finish_rendered(file, ended.as_ref())?);
+            }
+            match ended {
+                Some(source) if is_source_only => {
+                    let path = &source.file.path;
+                    fs::remove_file(path).map_err(|e| FileError::new("cannot remove", path, e))?;
+                }
+                ended => finished.extend(ended),
+            }
         }
+        finished.sort_by_key(|file| file.made.file);
         Ok(finished)
+    }
+
+    /// Ends a stream that is there only to render others from, where it is.
+    fn end_source(&mut self, file: FileHistory) -> Result<Option<RecoveredFile>, FileError> {
+        let made = file.made;
+        let (part, Some(stream)) = (part_of(&made.path), made.what.stream()) else { return Ok(None) };
+        if !part.exists() {
+            return Ok(None);
+        }
+        let Some(Closed { bytes, sha256, cut_to }) = mend(&part, stream)? else {
+            fs::remove_file(&part).map_err(|e| FileError::new("cannot remove", &part, e))?;
+            return Ok(None);
+        };
+        let file = FinishedFile { path: part, bytes, sha256, cut_to, in_memory: false };
+        Ok(Some(RecoveredFile { made, file, duration: cut_to }))
+    }
+
+    /// Renders a file again from its source, which has ended, unless it was whole.
+    fn finish_rendered(
+        &mut self,
+        file: FileHistory,
+        source: Option<&RecoveredFile>,
+    ) -> Result<Option<RecoveredFile>, FileError> {
+        let FileHistory { made, closed, .. } = file;
+        let part = part_of(&made.path);
+        let length = fs::metadata(&part).map(|part| part.len()).ok();
+        let is_whole = closed.as_ref().is_some_and(|closed| length.is_none_or(|length| length == closed.bytes));
+        let closed = match (closed.filter(|_| is_whole), source, made.what.rendered) {
+            (Some(closed), ..) => closed,
+            (None, Some(source), Some(rendered)) => {
+                let (open, _) = render_again(&made, rendered.rendering, &source.file.path)?;
+                let sha256 = hex::encode(open.hash.finalize());
+                let closed = Closed { bytes: open.bytes, sha256, cut_to: source.duration };
+                let Closed { bytes, sha256, cut_to } = closed.clone();
+                self.append(Entry::Closed { file: made.file, bytes, sha256, cut_to })?;
+                closed
+            }
+            (None, ..) => {
+                if length.is_some() {
+                    fs::remove_file(&part).map_err(|e| FileError::new("cannot remove", &part, e))?;
+                }
+                return Ok(None);
+            }
+        };
+        let Some(path) = place(&made, &part, &closed)? else { return Ok(None) };
+        let Closed { bytes, sha256, cut_to } = closed;
+        // A source goes once there is a manifest, which says how long this one is.
+        let duration = source.and_then(|source| source.duration).or(cut_to).or(Some(SampleCount::ZERO));
+        Ok(Some(RecoveredFile { made, file: FinishedFile { path, bytes, sha256, cut_to, in_memory: false }, duration }))
     }
 
     /// The manifest that the recording's own process had written before it died.

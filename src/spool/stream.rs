@@ -42,6 +42,16 @@ impl NewFile {
             _ => None,
         }
     }
+
+    /// Whether sound is in it.
+    pub fn is_output(&self) -> bool {
+        self.rendered.is_some() || self.stream().is_some()
+    }
+
+    /// The word for the format of what is in it, sealed or not.
+    pub fn format(&self) -> &str {
+        self.ext.strip_suffix(seal::EXT).and_then(|ext| ext.strip_suffix('.')).unwrap_or(&self.ext)
+    }
 }
 
 /// The parts of a recording's name: without its ending, and that. An ending of sealed files is one.

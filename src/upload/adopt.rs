@@ -1,5 +1,8 @@
 //! Finishing what another process or machine left: from a spool, or from the bucket alone.
 
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use bytes::{Bytes, BytesMut};
@@ -11,9 +14,11 @@ use super::lease;
 use super::live::clear;
 use super::state::{FileState, LiveState, STATE_VERSION};
 use super::transfer::{RECORDING_ID, Source, Transfer, known, reserved};
+use crate::encode::EncodeError;
 use crate::hex;
+use crate::render::{Render, Rendering};
 use crate::spool::{FileId, NewFile, Stream, Upload as Step, split_name};
-use crate::store::{ObjectInfo, Store, StoreError};
+use crate::store::{ObjectInfo, Store, StoreError, UploadId};
 use crate::time::SampleCount;
 
 /// How much of an object is read at once.
@@ -107,8 +112,11 @@ pub async fn adopt(store: &Store, key: &str) -> Result<Option<Adopted>, UploadEr
     let owner = ulid::Ulid::new().to_string();
     let Some(state) = lease::take(store, key, &owner).await? else { return Ok(None) };
     let mut transfer = Transfer::new(store.clone(), state, |_| {});
+    let is_rendered = |file: &FileState| file.what.rendered.is_some();
+    let (rendered, streams): (Vec<usize>, Vec<usize>) =
+        (0..transfer.state.files.len()).partition(|n| is_rendered(&transfer.state.files[*n]));
     let mut files = Vec::new();
-    for n in 0..transfer.state.files.len() {
+    for n in streams {
         // What is there under its name is whole, whoever got that far.
         if let Some(found) = ours(&transfer, n).await? {
             transfer.state.files[n].stored = Some(found);
@@ -125,9 +133,75 @@ pub async fn adopt(store: &Store, key: &str) -> Result<Option<Adopted>, UploadEr
             lease::keep(store, &known, transfer.complete(n, &source, len)).await?;
             lease::renew(store, &transfer.state).await?;
         }
-        files.push(look(&transfer, n).await?);
+        files.push((n, look(&transfer, n).await?));
     }
+    for n in rendered {
+        let Some(of_it) = transfer.state.files[n].what.rendered else { continue };
+        let source = files.iter().find(|(source, _)| transfer.state.files[*source].file == of_it.from);
+        let Some((_, source)) = source.cloned() else { continue };
+        if let Some(found) = ours(&transfer, n).await? {
+            transfer.state.files[n].stored = Some(found);
+        } else {
+            transfer.give_up(n).await;
+            let again = Again::render(store, &source.key, of_it.rendering).await?;
+            let known = transfer.state.clone();
+            lease::keep(store, &known, transfer.complete(n, &Source::File(again.path.clone()), again.bytes)).await?;
+            lease::renew(store, &transfer.state).await?;
+        }
+        files.push((n, AdoptedFile { duration: source.duration, ..look(&transfer, n).await? }));
+    }
+    files.retain(|(_, file)| !file.what.is_source_only);
+    let files = files.into_iter().map(|(_, file)| file).collect();
     Ok(Some(Adopted { transfer, files }))
+}
+
+/// An object's stream in another format, in a temporary file.
+struct Again {
+    path: PathBuf,
+    bytes: u64,
+}
+
+impl Again {
+    /// Renders what is under `key`.
+    async fn render(store: &Store, key: &str, rendering: Rendering) -> Result<Self, UploadError> {
+        let path = std::env::temp_dir().join(format!("callreel-{}", ulid::Ulid::new()));
+        let file = OpenOptions::new().write(true).create_new(true).open(&path).map_err(UploadError::Spool)?;
+        // From here on whatever happens removes it.
+        let mut again = Self { path, bytes: 0 };
+        let encode = |error: EncodeError| UploadError::Spool(io::Error::other(error));
+        let mut render = Render::new(rendering).map_err(encode)?;
+        let mut at = 0;
+        loop {
+            let block = store.get(key, Some(at..at + BLOCK)).await?;
+            at += block.len() as u64;
+            let is_last = (block.len() as u64) < BLOCK;
+            let to = file.try_clone().map_err(UploadError::Spool)?;
+            let rendered =
+                tokio::task::spawn_blocking(move || render_block(&mut render, &block, &to).map(|n| (render, n)));
+            let (back, written) = rendered.await.map_err(io::Error::other).flatten().map_err(UploadError::Spool)?;
+            render = back;
+            again.bytes += written;
+            if is_last {
+                return Ok(again);
+            }
+        }
+    }
+}
+
+impl Drop for Again {
+    fn drop(&mut self) {
+        // What cannot be removed the system removes some day.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+fn render_block(render: &mut Render, block: &[u8], mut to: &File) -> io::Result<u64> {
+    let patches = render.push(block).map_err(io::Error::other)?;
+    let mut bytes = Vec::new();
+    render.take_bytes(&mut bytes);
+    to.write_all(&bytes)?;
+    patches.iter().try_for_each(|patch| to.write_all_at(&patch.bytes, patch.offset))?;
+    Ok(bytes.len() as u64)
 }
 
 /// Finishes a recording whose files lie complete in a spool.
@@ -209,7 +283,10 @@ fn files_of(state: &LiveState, left: &Left, steps: &[Step], there: &[FileState])
         if let Some(there) = there.iter().find(|there| there.file == *file) {
             (fresh.tails, fresh.head) = (there.tails.clone(), there.head.clone());
         }
-        known(*file, steps, &mut fresh);
+        // What is rendered was made again.
+        if what.rendered.is_none() {
+            known(*file, steps, &mut fresh);
+        }
         fresh
     };
     left.files.iter().map(file).collect()
@@ -224,14 +301,30 @@ async fn finish_files(
 ) -> Result<Adopted, UploadError> {
     state.files = files_of(&state, left, steps, &state.files);
     let mut transfer = Transfer::new(store.clone(), state, note);
+    for (key, upload) in given_up(left, steps) {
+        store.abort(&key, &upload).await?;
+    }
     let mut files = Vec::new();
-    for (n, LeftFile { path, .. }) in left.files.iter().enumerate() {
+    for (n, LeftFile { path, duration, .. }) in left.files.iter().enumerate() {
         let (known, len) = (transfer.state.clone(), length_of(path)?);
         lease::keep(store, &known, transfer.complete(n, &Source::File(path.clone()), len)).await?;
         lease::renew(store, &transfer.state).await?;
-        files.push(look(&transfer, n).await?);
+        let file = look(&transfer, n).await?;
+        files.push(AdoptedFile { duration: file.duration.or(*duration), ..file });
     }
     Ok(Adopted { transfer, files })
+}
+
+/// Uploads that an earlier process began and nobody goes on with: of what was rendered again, and of what only served that.
+fn given_up(left: &Left, steps: &[Step]) -> Vec<(String, UploadId)> {
+    let goes_on = |of: FileId| left.files.iter().any(|left| left.file == of && left.what.rendered.is_none());
+    let begun = steps.iter().filter_map(|step| match step {
+        Step::Begun { file, key, upload_id } if !goes_on(*file) => {
+            Some((key.clone(), serde_json::from_str(upload_id).ok()?))
+        }
+        _ => None,
+    });
+    begun.collect()
 }
 
 fn length_of(path: &std::path::Path) -> Result<u64, UploadError> {

@@ -336,10 +336,12 @@ impl Live {
     fn add(&mut self, file: SpoolFile) {
         let (id, what) = (file.id(), file.what().clone());
         let key = key_of(&self.transfer.state, &what.suffix, &what.ext);
+        let is_rendered = what.rendered.is_some();
         let mut state = FileState::new(id, what, key);
         known(id, &self.steps, &mut state);
-        // A disk that failed may have lost what memory had uploaded: then what comes is other bytes than those in the parts.
-        if state.confirmed() > file.progress().borrow().synced {
+        // What is rendered was made again. A disk that failed may have lost what memory had uploaded: then what comes is other
+        // bytes than those in the parts.
+        if is_rendered || state.confirmed() > file.progress().borrow().synced {
             if let Some(upload) = state.upload.take() {
                 let (store, key) = (self.transfer.store.clone(), state.key.clone());
                 tokio::spawn(async move {
@@ -497,6 +499,10 @@ impl Live {
 
     /// Writes what is in no part yet and in no tail, and drops tails that parts have taken over.
     async fn put_tail(&mut self, n: usize, synced: u64) -> Result<(), UploadError> {
+        if self.transfer.state.files[n].what.rendered.is_some() {
+            // Who has the Ogg stream renders it again.
+            return Ok(());
+        }
         let confirmed = self.transfer.state.files[n].confirmed();
         let state = &mut self.transfer.state;
         let (gone, kept): (Vec<Tail>, Vec<Tail>) =
@@ -595,7 +601,9 @@ impl Live {
             self.lost = Some(owner.clone());
         }
         let fault = done.as_ref().err().map(ToString::to_string);
-        let bytes = self.transfer.state.files.iter().map(|file| file.stored.unwrap_or_else(|| file.safe())).sum();
+        let counts = |file: &&FileState| !file.what.is_source_only;
+        let files = self.transfer.state.files.iter().filter(counts);
+        let bytes = files.map(|file| file.stored.unwrap_or_else(|| file.safe())).sum();
         let news = UploadStatus { bytes, fault };
         self.status.send_if_modified(|status| {
             if news.fault != status.fault {
@@ -630,6 +638,13 @@ fn key_of(state: &LiveState, suffix: &str, ext: &str) -> String {
 pub(super) async fn clear(store: &Store, state: &mut LiveState) -> Result<(), UploadError> {
     state.done = true;
     store.put(&state.key(), state.write(), &options(false)).await?;
+    for FileState { key, upload, stored, what, .. } in &state.files {
+        if let (Some(upload), None) = (upload, stored) {
+            store.abort(key, upload).await?;
+        } else if what.is_source_only && stored.is_some() {
+            store.delete(std::slice::from_ref(key)).await?;
+        }
+    }
     let left = store.list(&LiveState::prefix_of(&state.stem)).await?;
     let mut keys: Vec<String> = left.into_iter().map(|object| object.key).collect();
     // The state goes last.

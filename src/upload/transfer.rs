@@ -9,6 +9,7 @@ use tokio::sync::Semaphore;
 
 use super::UploadError;
 use super::state::{FileState, LiveState};
+use crate::encode::Format;
 use crate::spool::{FileId, SpoolFile, Upload as Step};
 use crate::store::{Attributes, Part, PutOptions, Store, StoreError, UploadId};
 
@@ -52,6 +53,14 @@ impl Source {
                     _ => Err(io::ErrorKind::UnexpectedEof.into()),
                 }
             }
+        }
+    }
+
+    /// Whether first bytes are other than they were while it grew; the first part holds all of those.
+    fn is_patched(&self) -> bool {
+        match self {
+            Self::Growing(file) => file.progress().borrow().patched > 0,
+            Self::File(_) | Self::Rest { .. } => false,
         }
     }
 
@@ -143,6 +152,17 @@ impl Transfer {
         Ok(upload)
     }
 
+    /// Gives up what was uploaded of a file in parts; it begins anew.
+    pub(super) async fn give_up(&mut self, n: usize) {
+        let FileState { key, upload, .. } = self.state.files[n].clone();
+        if let Some(upload) = upload
+            && let Err(error) = self.store.abort(&key, &upload).await
+        {
+            tracing::warn!(%error, "parts of an upload are left behind");
+        }
+        self.forget_upload(n);
+    }
+
     fn forget_upload(&mut self, n: usize) {
         self.state.files[n].upload = None;
         self.state.files[n].parts.clear();
@@ -195,6 +215,7 @@ impl Transfer {
         let mut anew = 0;
         loop {
             self.put_parts(n, source, len, true).await?;
+            self.put_patched(n, source).await?;
             let FileState { key, upload, parts, .. } = &self.state.files[n];
             let Some(upload) = upload else {
                 return Err(UploadError::Spool(io::ErrorKind::UnexpectedEof.into()));
@@ -211,6 +232,18 @@ impl Transfer {
         }
     }
 
+    /// Uploads the first part again, where its bytes were written over when the file was completed.
+    async fn put_patched(&mut self, n: usize, source: &Source) -> Result<(), UploadError> {
+        let FileState { key, upload: Some(upload), parts, .. } = &self.state.files[n] else { return Ok(()) };
+        let Some(first) = parts.first().filter(|_| source.is_patched()) else { return Ok(()) };
+        let _buffer = BUFFERS.acquire().await;
+        let bytes = source.read(0..first.size).await.map_err(UploadError::Spool)?;
+        // It goes before every completion anew: a note of it could be lost.
+        let part = self.store.put_part(key, upload, first.number, bytes).await?;
+        self.state.files[n].parts[0] = part;
+        Ok(())
+    }
+
     /// Whether the object under `key` is this recording's, and whole.
     async fn is_ours(&self, key: &str, len: u64) -> Result<bool, UploadError> {
         let found = self.store.head(key).await?;
@@ -221,13 +254,8 @@ impl Transfer {
 
     /// Gives a file another key.
     async fn rename(&mut self, n: usize) {
-        let FileState { key, upload, what, .. } = self.state.files[n].clone();
-        if let Some(upload) = upload
-            && let Err(error) = self.store.abort(&key, &upload).await
-        {
-            tracing::warn!(%error, "parts of an upload are left behind");
-        }
-        self.forget_upload(n);
+        self.give_up(n).await;
+        let FileState { key, what, .. } = self.state.files[n].clone();
         let ending = format!(".{}", what.ext);
         let stem = key.strip_suffix(&ending).unwrap_or(&key);
         let taken = |key: &str| self.state.files.iter().any(|file| file.key == key);
@@ -265,11 +293,12 @@ impl Transfer {
 
 /// The media type of files with this ending.
 fn content_type(ext: &str) -> &'static str {
-    match ext {
-        "ogg" => "audio/ogg",
+    match ext.rsplit('.').next().unwrap_or(ext) {
         "vtt" => "text/vtt",
-        "json" | "peaks.json" => "application/json",
-        _ => "application/octet-stream",
+        "png" => "image/png",
+        "svg" => "image/svg+xml",
+        "json" => "application/json",
+        other => other.parse().map_or("application/octet-stream", Format::media_type),
     }
 }
 

@@ -10,7 +10,7 @@ use crate::clock;
 use crate::notify::{Event, EventKind};
 use crate::recording::{Manifest, RecordingHandle, RecordingResult, State, What};
 
-use super::{Calls, Shared, recover, told, webhook};
+use super::{Calls, Shared, recover, thumbnail, told, webhook};
 
 /// The first and the longest wait before the catalogue is asked again.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
@@ -102,9 +102,16 @@ pub(super) async fn finish(shared: &Shared, result: &RecordingResult) {
     let now = clock::wall();
     let days = shared.days_of(&result.recording_id).await;
     let waits = told::is_on_its_way(result, recover::is_in_spool(shared, &result.recording_id).await);
-    let change = told::of_result(result, manifest.as_ref(), waits, |location| shared.key_of(location), days, now);
+    let mut change = told::of_result(result, manifest.as_ref(), waits, |location| shared.key_of(location), days, now);
     if waits {
         tracing::warn!(id = result.recording_id, "it waits in the spool for its store");
+    }
+    let own = result.manifest.as_deref().and_then(|location| shared.key_of(location));
+    if let (Some(manifest), Some(own), false) = (&manifest, own, waits)
+        && let Some(picture) = thumbnail::put(shared, manifest, &own).await
+    {
+        change.thumbnail_url = Some(shared.store.location(&picture));
+        change.objects.get_or_insert_default().push(picture);
     }
     shared.count(result, manifest.as_ref());
     if let Some(manifest) = &manifest {

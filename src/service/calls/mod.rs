@@ -10,6 +10,7 @@ mod follow;
 mod livekit;
 mod recover;
 mod rooms;
+mod thumbnail;
 mod told;
 mod webhook;
 

@@ -71,7 +71,7 @@ struct StartBody {
     #[serde(default)]
     #[schema(min_items = 1)]
     outputs: Option<Vec<OutputKind>>,
-    /// `ogg`, `mp4` or `mp3`.
+    /// `ogg`, `webm`, `mp4`, `wav`, `flac` or `mp3`; several with commas.
     #[serde(default)]
     #[schema(example = "ogg")]
     format: Option<String>,

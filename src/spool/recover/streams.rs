@@ -4,17 +4,18 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use crate::encode::{OggState, OpusHead};
+use crate::encode::{EncodeError, OggState, OpusHead};
+use crate::render::{self, Render, Rendering};
 use crate::spool::FileError;
 use crate::spool::history::{Closed, Made};
-use crate::spool::names::{hash_of, read_blocks, survey};
+use crate::spool::names::{hash_of, part_of, read_blocks, survey};
 use crate::spool::stream::Stream;
 
-/// A file of an orphan, to be gone on with.
+/// A stream of an orphan, to be gone on with.
 #[derive(Debug)]
 pub struct OpenStream {
     /// What it is.
@@ -23,11 +24,31 @@ pub struct OpenStream {
     pub head: OpusHead,
     /// Where its last page left it.
     pub state: OggState,
-    /// Its size, which is the end of that page, or of the segment that holds it.
+    pub(in crate::spool) open: OpenFile,
+    /// What is rendered from it: made again up to there, and who goes on with that.
+    pub(in crate::spool) rendered: Vec<(Made, OpenFile, Render)>,
+}
+
+impl OpenStream {
+    /// What it is rendered in.
+    pub fn renderings(&self) -> impl Iterator<Item = Rendering> {
+        self.rendered.iter().map(|(_, _, render)| render.rendering())
+    }
+
+    /// Its size, which is the end of its last page, or of the segment that holds it; with what is rendered from it.
+    pub fn bytes(&self) -> u64 {
+        self.open.bytes + self.rendered.iter().map(|(_, open, _)| open.bytes).sum::<u64>()
+    }
+}
+
+/// A file that is cut back, to be gone on with.
+#[derive(Debug)]
+pub(in crate::spool) struct OpenFile {
+    pub path: PathBuf,
     pub bytes: u64,
-    pub(in crate::spool) last_unit: u64,
-    pub(in crate::spool) file: File,
-    pub(in crate::spool) hash: Sha256,
+    pub last_unit: u64,
+    pub file: File,
+    pub hash: Sha256,
 }
 
 /// Cuts a stream back to its last whole page or segment and ends it there. None where not even its headers are whole.
@@ -77,9 +98,28 @@ pub(super) fn open(made: &Made, part: &Path, stream: Stream<'_>) -> Result<Opene
         return Ok(Opened::Ended);
     }
     let last_unit = last_unit(&file, bytes, stream).map_err(failed)?.start;
+    let open = OpenFile { path: made.path.clone(), bytes, last_unit, file, hash: hashed(part).map_err(failed)? };
+    Ok(Opened::ToGoOn(Box::new(OpenStream { made: made.clone(), head, state, open, rendered: Vec::new() })))
+}
+
+/// Makes `made` again, which is rendered from the stream in `source`, as far as that goes.
+pub(super) fn render_again(made: &Made, rendering: Rendering, source: &Path) -> Result<(OpenFile, Render), FileError> {
+    let part = part_of(&made.path);
+    let failed = |e| FileError::new("cannot render again", &part, e);
+    let encode = |e: EncodeError| failed(io::Error::other(e));
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&part).map_err(failed)?;
+    let mut render = Render::new(rendering).map_err(encode)?;
+    let rendered = render::file::render(source, &file, &mut render, |_| ());
+    let bytes = rendered.map_err(|error| failed(error.into()))?;
+    file.sync_all().map_err(failed)?;
+    let (path, hash) = (made.path.clone(), hashed(&part).map_err(failed)?);
+    Ok((OpenFile { path, bytes, last_unit: 0, file, hash }, render))
+}
+
+fn hashed(path: &Path) -> io::Result<Sha256> {
     let mut hash = Sha256::new();
-    read_blocks(part, |block| hash.update(block)).map_err(failed)?;
-    Ok(Opened::ToGoOn(Box::new(OpenStream { made: made.clone(), head, state, bytes, last_unit, file, hash })))
+    read_blocks(path, |block| hash.update(block))?;
+    Ok(hash)
 }
 
 /// How far a file is pages or segments of one stream, one after the other.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{Conversation, Recording, Setup, TICK, failed};
 use crate::call::{Codec, ParticipantKind, TrackKey};
 use crate::capture::TrackSpec;
+use crate::clock;
 use crate::config::Config;
 use crate::mix::{Gain, Side};
 use crate::recording::{Pipeline, Speaker};
@@ -86,7 +87,7 @@ pub(super) fn pipeline(participants: usize, setup: &Setup) -> Result<Pipeline, T
     config.outputs.clone_from(&setup.outputs);
     config.mixing = setup.mixing;
     config.analysis = setup.analysis;
-    let mut pipeline = Pipeline::new(&config, 1).map_err(|error| failed(&error))?;
+    let mut pipeline = Pipeline::new(&config, 1, clock::wall()).map_err(|error| failed(&error))?;
     for participant in 0..participants {
         let spec = TrackSpec { kind: ParticipantKind::Standard, codec: Codec::Opus, muted: false };
         let side = if participant % 2 == 0 { Side::Left } else { Side::Right };

@@ -1,0 +1,336 @@
+//! The `moov` box and what it says about the one track.
+
+use ::time::OffsetDateTime;
+use ::time::format_description::well_known::Rfc3339;
+
+use super::boxes::{Boxes, Fields, find, put, put_full, put_u16, put_u32, put_u64};
+use super::samples::{Samples, Table};
+use super::tags;
+use crate::encode::{EncodeError, OpusHead, OpusTags};
+use crate::time::{SAMPLE_RATE, SampleCount};
+
+/// Decoders need 80 ms to sound right after a seek (RFC 7845 §4.6): so many packets of 2.5, 5, 10, 20, 40 and 80 ms. A group
+/// of samples names one by its place.
+const ROLLS: [u32; 6] = [32, 16, 8, 4, 2, 1];
+const PRE_ROLL: u32 = 3840;
+
+const TRACK: u32 = 1;
+
+/// Which of the pre-rolls, counted from 1, is enough for packets of `samples` or more.
+pub(super) fn roll_index(samples: u32) -> u32 {
+    ROLLS.iter().rposition(|packets| packets * samples >= PRE_ROLL).map_or(1, |place| place as u32 + 1)
+}
+
+/// Where in a file that begins with [`write_front`] the durations stand.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Places {
+    /// 64-bit durations of the movie, the track and its edit.
+    pub durations: [u64; 3],
+    /// The box that becomes `mehd`.
+    pub extends: Option<u64>,
+}
+
+/// Which kind of movie.
+pub(super) enum Movie<'a> {
+    /// The samples come in fragments.
+    Fragmented,
+    /// The samples are in one `mdat` that begins right after.
+    Progressive { samples: &'a Samples, data: u64, total: SampleCount },
+}
+
+/// Appends `ftyp` and `moov` to `out`, which is empty.
+///
+/// # Errors
+/// [`EncodeError::Config`] for a channel mapping that is not written.
+pub(super) fn write_front(
+    head: &OpusHead,
+    tags: &OpusTags,
+    movie: &Movie<'_>,
+    out: &mut Vec<u8>,
+) -> Result<Places, EncodeError> {
+    let mut opus = Vec::new();
+    head.write(&mut opus)?;
+    let date = tags.get("DATE").and_then(|date| OffsetDateTime::parse(date, &Rfc3339).ok());
+    let created = date.and_then(since_1904).unwrap_or(0);
+    let (played, coded) = match movie {
+        Movie::Fragmented => (0, 0),
+        Movie::Progressive { samples, total, .. } => (total.0, samples.duration),
+    };
+    let mut places = Places::default();
+    put(b"ftyp", out, |out| out.extend_from_slice(b"iso6\0\0\0\0iso6mp41"));
+    put(b"moov", out, |out| {
+        put_full(b"mvhd", 1, 0, out, |out| {
+            put_u64(created, out);
+            put_u64(created, out);
+            put_u32(SAMPLE_RATE, out);
+            places.durations[0] = out.len() as u64;
+            put_u64(played, out);
+            put_u32(0x1_0000, out);
+            put_u16(0x100, out);
+            out.extend([0; 10]);
+            put_matrix(out);
+            out.extend([0; 24]);
+            put_u32(TRACK + 1, out);
+        });
+        put(b"trak", out, |out| {
+            const ENABLED_IN_MOVIE: u32 = 3;
+            put_full(b"tkhd", 1, ENABLED_IN_MOVIE, out, |out| {
+                put_u64(created, out);
+                put_u64(created, out);
+                put_u32(TRACK, out);
+                put_u32(0, out);
+                places.durations[1] = out.len() as u64;
+                put_u64(played, out);
+                out.extend([0; 12]);
+                put_u16(0x100, out);
+                put_u16(0, out);
+                put_matrix(out);
+                out.extend([0; 8]);
+            });
+            put(b"edts", out, |out| {
+                put_full(b"elst", 1, 0, out, |out| {
+                    put_u32(1, out);
+                    places.durations[2] = out.len() as u64;
+                    put_u64(played, out);
+                    put_u64(u64::from(head.pre_skip), out);
+                    put_u32(0x1_0000, out);
+                });
+            });
+            put(b"mdia", out, |out| {
+                put_full(b"mdhd", 1, 0, out, |out| {
+                    put_u64(created, out);
+                    put_u64(created, out);
+                    put_u32(SAMPLE_RATE, out);
+                    put_u64(coded, out);
+                    // "und", three letters of five bits.
+                    put_u16(0x55c4, out);
+                    put_u16(0, out);
+                });
+                put_full(b"hdlr", 0, 0, out, |out| {
+                    out.extend_from_slice(b"\0\0\0\0soun\0\0\0\0\0\0\0\0\0\0\0\0Opus\0");
+                });
+                put(b"minf", out, |out| {
+                    put_full(b"smhd", 0, 0, out, |out| put_u32(0, out));
+                    put(b"dinf", out, |out| {
+                        put_full(b"dref", 0, 0, out, |out| {
+                            put_u32(1, out);
+                            put_full(b"url ", 0, 1, out, |_| ());
+                        });
+                    });
+                    put(b"stbl", out, |out| put_sample_table(&opus, movie, out));
+                });
+            });
+        });
+        if let Movie::Fragmented = movie {
+            put(b"mvex", out, |out| {
+                places.extends = Some(out.len() as u64);
+                put(b"free", out, |out| out.extend([0; 12]));
+                put_full(b"trex", 0, 0, out, |out| {
+                    // Track, sample entry, 20 ms, no size, and: depends on no other sample.
+                    [TRACK, 1, 960, 0, 0x0200_0000].into_iter().for_each(|value| put_u32(value, out));
+                });
+            });
+        }
+        tags::write(tags, out);
+    });
+    Ok(places)
+}
+
+fn put_matrix(out: &mut Vec<u8>) {
+    [0x1_0000, 0, 0, 0, 0x1_0000, 0, 0, 0, 0x4000_0000].into_iter().for_each(|value| put_u32(value, out));
+}
+
+/// `opus` is the identification header as in Ogg, little-endian.
+fn put_sample_table(opus: &[u8], movie: &Movie<'_>, out: &mut Vec<u8>) {
+    put_full(b"stsd", 0, 0, out, |out| {
+        put_u32(1, out);
+        put(b"Opus", out, |out| {
+            out.extend([0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0]);
+            put_u16(u16::from(opus[9]), out);
+            put_u16(16, out);
+            put_u32(0, out);
+            put_u32(SAMPLE_RATE << 16, out);
+            put(b"dOps", out, |out| {
+                out.extend([
+                    0, opus[9], opus[11], opus[10], opus[15], opus[14], opus[13], opus[12], opus[17], opus[16],
+                ]);
+                out.extend_from_slice(&opus[18..]);
+            });
+        });
+    });
+    let (samples, data) = match movie {
+        Movie::Fragmented => (&Samples::default(), 0),
+        Movie::Progressive { samples, data, .. } => (*samples, *data),
+    };
+    samples.write(data, out);
+    put_full(b"sgpd", 1, 0, out, |out| {
+        out.extend_from_slice(b"roll");
+        put_u32(2, out);
+        put_u32(ROLLS.len() as u32, out);
+        ROLLS.into_iter().for_each(|packets| put_u16((packets as u16).wrapping_neg(), out));
+    });
+    if samples.count() > 0 {
+        put_roll_group(samples.count(), samples.shortest, out);
+    }
+}
+
+/// Appends the `sbgp` box that puts `count` samples, none shorter than `shortest`, into the group of their pre-roll.
+pub(super) fn put_roll_group(count: u32, shortest: u32, out: &mut Vec<u8>) {
+    put_full(b"sbgp", 0, 0, out, |out| {
+        out.extend_from_slice(b"roll");
+        put_u32(1, out);
+        put_u32(count, out);
+        put_u32(roll_index(shortest), out);
+    });
+}
+
+/// Seconds since the beginning of 1904, from which MP4 counts.
+fn since_1904(date: OffsetDateTime) -> Option<u64> {
+    u64::try_from(date.unix_timestamp() + 2_082_844_800).ok()
+}
+
+/// What a `moov` box says about the first track of Opus.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Track {
+    pub id: u32,
+    pub head: Option<OpusHead>,
+    /// Ticks a second of the track's media.
+    pub timescale: u32,
+    /// What plays, by the edit list.
+    pub edit: Option<SampleCount>,
+    /// What plays, by whatever says it.
+    pub duration: Option<SampleCount>,
+    /// The samples that are not in fragments.
+    pub table: Table,
+    pub default_duration: u32,
+    pub default_size: u32,
+    pub fragmented: bool,
+    /// Tracks beside it.
+    pub others: u64,
+    /// Edits that do more than to skip the start.
+    pub edits: bool,
+}
+
+/// Reads the body of a `moov` box; the track's id is 0 where there is none.
+pub(super) fn read(moov: &[u8]) -> Track {
+    let mut track = Track::default();
+    let movie_scale = find(moov, &[b"mvhd"]).and_then(header_durations).unwrap_or((0, 0));
+    for (_, trak) in Boxes(moov).filter(|(kind, _)| kind == b"trak") {
+        let entry = find(trak, &[b"mdia", b"minf", b"stbl", b"stsd"]).and_then(|stsd| Boxes(stsd.get(8..)?).next());
+        let (Some((b"Opus", entry)), 0) = (entry.as_ref().map(|(kind, body)| (kind, *body)), track.id) else {
+            track.others += 1;
+            continue;
+        };
+        track.id = find(trak, &[b"tkhd"]).and_then(track_id).unwrap_or(0);
+        track.head = read_head(entry);
+        track.timescale = find(trak, &[b"mdia", b"mdhd"]).and_then(header_durations).map_or(0, |(scale, _)| scale);
+        track.table = find(trak, &[b"mdia", b"minf", b"stbl"]).and_then(Table::read).unwrap_or_default();
+        if let Some(edits) = find(trak, &[b"edts", b"elst"]) {
+            let edit = read_edit(edits);
+            track.edits = edit.is_none();
+            track.edit = edit.filter(|edit| *edit > 0).and_then(|edit| scaled(edit, movie_scale.0));
+        }
+    }
+    if let Some(mvex) = find(moov, &[b"mvex"]) {
+        track.fragmented = true;
+        for (_, trex) in Boxes(mvex).filter(|(kind, _)| kind == b"trex") {
+            read_trex(trex, &mut track);
+        }
+        let extended = find(mvex, &[b"mehd"]).and_then(|mehd| {
+            let mut fields = Fields(mehd);
+            let (version, _) = fields.full()?;
+            fields.wide(version)
+        });
+        track.duration = extended.filter(|duration| *duration > 0).and_then(|duration| scaled(duration, movie_scale.0));
+    }
+    let movie =
+        Some(movie_scale.1).filter(|duration| *duration > 0).and_then(|duration| scaled(duration, movie_scale.0));
+    track.duration = track.duration.or(movie);
+    track
+}
+
+/// An amount of ticks in samples at 48 kHz.
+pub(super) fn scaled(ticks: u64, scale: u32) -> Option<SampleCount> {
+    let samples = (u128::from(ticks) * u128::from(SAMPLE_RATE)).checked_div(u128::from(scale))?;
+    u64::try_from(samples).ok().map(SampleCount)
+}
+
+/// Timescale and duration of an `mvhd` or `mdhd` box.
+fn header_durations(body: &[u8]) -> Option<(u32, u64)> {
+    let mut fields = Fields(body);
+    let (version, _) = fields.full()?;
+    fields.skip(if version == 1 { 16 } else { 8 })?;
+    Some((fields.u32()?, fields.wide(version)?))
+}
+
+fn track_id(tkhd: &[u8]) -> Option<u32> {
+    let mut fields = Fields(tkhd);
+    let (version, _) = fields.full()?;
+    fields.skip(if version == 1 { 16 } else { 8 })?;
+    fields.u32()
+}
+
+/// The duration of the only edit, or `None` where there are others or it does not begin inside the media.
+fn read_edit(elst: &[u8]) -> Option<u64> {
+    let mut fields = Fields(elst);
+    let (version, _) = fields.full()?;
+    if fields.u32()? != 1 {
+        return None;
+    }
+    let duration = fields.wide(version)?;
+    let nothing = if version == 1 { u64::MAX } else { u64::from(u32::MAX) };
+    (fields.wide(version)? != nothing).then_some(duration)
+}
+
+fn read_trex(trex: &[u8], track: &mut Track) -> Option<()> {
+    let mut fields = Fields(trex);
+    fields.full()?;
+    if fields.u32()? == track.id {
+        fields.u32()?;
+        track.default_duration = fields.u32()?;
+        track.default_size = fields.u32()?;
+    }
+    Some(())
+}
+
+/// The identification header from the body of an `Opus` sample entry.
+fn read_head(entry: &[u8]) -> Option<OpusHead> {
+    let mut fields = Fields(find(entry.get(28..)?, &[b"dOps"])?);
+    let [version, channels] = fields.array()?;
+    if version != 0 {
+        return None;
+    }
+    let mut opus = b"OpusHead\x01".to_vec();
+    opus.push(channels);
+    opus.extend(fields.u16()?.to_le_bytes());
+    opus.extend(fields.u32()?.to_le_bytes());
+    opus.extend(fields.u16()?.to_le_bytes());
+    opus.extend_from_slice(fields.0);
+    OpusHead::parse(&opus)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::encode::Mapping;
+
+    #[test]
+    fn every_packet_length_rolls_80_ms() {
+        let of = |samples| ROLLS[roll_index(samples) as usize - 1];
+        assert_eq!([120, 240, 480, 960, 1920, 2880, 3840, 5760].map(of), [32, 16, 8, 4, 2, 2, 1, 1]);
+    }
+
+    #[test]
+    fn the_head_is_read_as_it_was_written() {
+        for mapping in [Mapping::Mono, Mapping::Stereo, Mapping::TwoMono] {
+            let head = OpusHead { output_gain: -300, input_rate: 16_000, ..OpusHead::new(mapping, 312) };
+            let mut bytes = Vec::new();
+            let places = write_front(&head, &OpusTags::new(), &Movie::Fragmented, &mut bytes).unwrap();
+            let track = read(find(&bytes, &[b"moov"]).unwrap());
+            assert_eq!((track.head, track.id, track.timescale), (Some(head), 1, 48_000));
+            assert!(track.fragmented && !track.edits && track.edit.is_none());
+            let extends = places.extends.unwrap() as usize;
+            assert_eq!(&bytes[extends..extends + 8], b"\0\0\0\x14free");
+        }
+    }
+}

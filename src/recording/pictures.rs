@@ -1,0 +1,122 @@
+//! Pictures of a recording, drawn at its end.
+
+use std::collections::BTreeMap;
+
+use crate::analysis::Waveform;
+use crate::config::PictureKind;
+use crate::draw::{DrawError, Spectrogram, SpectrogramConfig, Style, waveform_png, waveform_svg};
+use crate::encode::{EncodeError, OggInspector, PcmDecoder, packet};
+use crate::spool::SpoolFile;
+use crate::time::SampleCount;
+
+use super::manifest::{Manifest, SidecarKind};
+use super::outcome::Reason;
+use super::pipeline::Finished;
+use super::scene::{Names, Sound, scene};
+use super::session::Session;
+
+/// How much of a stream is read at once.
+const BLOCK: u64 = 64 * 1024;
+
+/// A picture, and what its name has behind the recording's.
+type Drawn = (SidecarKind, &'static str, Vec<u8>);
+
+impl Session {
+    /// Draws what is asked for and writes it beside the recording. What fails is missing, and said.
+    pub(super) async fn draw(&mut self, manifest: &mut Manifest, finished: &Finished) {
+        for kind in self.config.pictures.clone() {
+            let drawn = match kind {
+                PictureKind::Waveform => self.waveform(manifest, finished),
+                PictureKind::Spectrogram => {
+                    let title = self.config.names_people.then(|| manifest.room.name.clone());
+                    let config = SpectrogramConfig { title, ..SpectrogramConfig::default() };
+                    spectrogram(self.sinks.first_stream().cloned(), config).await
+                }
+            };
+            let drawn = drawn.unwrap_or_else(|error| {
+                self.lacks(manifest, kind.as_str(), &error);
+                Vec::new()
+            });
+            for (kind, ext, bytes) in drawn {
+                match self.sinks.store_beside(kind, ext, bytes).await {
+                    Ok(entry) => manifest.sidecars.push(entry),
+                    Err(reason) => self.lacks(manifest, ext, &reason.to_string()),
+                }
+            }
+        }
+    }
+
+    fn lacks(&mut self, manifest: &mut Manifest, picture: &str, why: &str) {
+        tracing::warn!(picture, why, "a picture is missing");
+        let reason = Reason::Output { output: picture.to_owned(), message: why.to_owned() };
+        self.reasons.push(reason.clone());
+        manifest.reasons.push(reason);
+    }
+
+    fn waveform(&self, manifest: &Manifest, finished: &Finished) -> Result<Vec<Drawn>, String> {
+        let mut people: BTreeMap<&str, Waveform> = BTreeMap::new();
+        for rolled in self.roll.tracks() {
+            let spoken = finished.findings.speakers.as_ref().and_then(|speakers| speakers.get(&rolled.track.key));
+            let Some(wave) = spoken.and_then(|spoken| spoken.wave.as_ref()) else { continue };
+
+            people.entry(&rolled.identity).and_modify(|known| louder(known, wave)).or_insert_with(|| wave.clone());
+        }
+        let people = people.iter().map(|(identity, wave)| (*identity, wave)).collect();
+        let sound = Sound { mix: finished.findings.waveform.as_ref(), people };
+        let names = if self.config.names_people { Names::Shown } else { Names::Withheld };
+        let draw = || -> Result<Vec<Drawn>, DrawError> {
+            let scene = scene(manifest, &sound, names)?;
+            let style = Style::default();
+            let svg = waveform_svg(&scene, &style).into_bytes();
+            Ok(vec![
+                (SidecarKind::Waveform, "waveform.png", waveform_png(&scene, &style)?),
+                (SidecarKind::Waveform, "waveform.svg", svg),
+            ])
+        };
+        draw().map_err(|error| error.to_string())
+    }
+}
+
+/// Makes of two waveforms of one person, who has several tracks, one.
+fn louder(known: &mut Waveform, other: &Waveform) {
+    if known.samples_per_pixel == other.samples_per_pixel {
+        for (known, other) in known.data.iter_mut().zip(&other.data) {
+            *known = if *other < 0 { *other.min(known) } else { *other.max(known) };
+        }
+    }
+}
+
+/// Decodes a finished stream and draws its frequencies; none where nothing is in it.
+async fn spectrogram(stream: Option<SpoolFile>, config: SpectrogramConfig) -> Result<Vec<Drawn>, String> {
+    let Some(stream) = stream else { return Ok(Vec::new()) };
+    let end = stream.progress().borrow().written;
+    let (mut inspector, mut decoder, mut picture) = (OggInspector::new(), None, None);
+    let (mut at, mut packets, mut pcm) = (0, Vec::new(), Vec::new());
+    while at < end {
+        let block = stream.read(at..end.min(at + BLOCK)).await.map_err(|error| error.to_string())?;
+        at += block.len() as u64;
+        inspector.push_each(&block, &mut |packet| packets.push(packet.to_vec()));
+        let Some(head) = inspector.so_far().head else { continue };
+        if decoder.is_none() {
+            let made = PcmDecoder::new(&head, SampleCount::ZERO).map_err(|error| error.to_string())?;
+            picture = Some(Spectrogram::new(config.clone(), made.channels()).map_err(|error| error.to_string())?);
+            decoder = Some(made);
+        }
+        let (Some(decoder), Some(picture)) = (&mut decoder, &mut picture) else { continue };
+        for packet in packets.drain(..) {
+            let decode = |decoder: &mut PcmDecoder| -> Result<(), EncodeError> {
+                decoder.write_packet(&packet, packet::check(&packet)?)
+            };
+            decode(decoder).map_err(|error| error.to_string())?;
+            pcm.clear();
+            decoder.take(&mut pcm);
+            picture.push(&pcm);
+        }
+        // A long call takes seconds.
+        tokio::task::yield_now().await;
+    }
+    let total = inspector.finish().duration;
+    let Some(picture) = picture.filter(|_| total > SampleCount::ZERO) else { return Ok(Vec::new()) };
+    let png = picture.finish(total).map_err(|error| error.to_string())?;
+    Ok(vec![(SidecarKind::Spectrogram, "spectrogram.png", png)])
+}
