@@ -33,15 +33,15 @@ demo: ## record a conversation on a real LiveKit server into an S3 bucket, and c
 	@tools/demo
 
 test: ## everything that must never break, a real server and the official SDK included
-	@tools/install rust debian livekit storage postgres python http quality
+	@tools/install rust debian livekit storage postgres python http formats quality
 	$(CARGO) test $(FEATURES)
 
 faults: ## the tests again, with large counts of kills, cuts and losses
-	@tools/install rust debian livekit storage postgres python http quality
+	@tools/install rust debian livekit storage postgres python http formats quality
 	CALLREEL_TIER=faults $(CARGO) test --release $(FEATURES)
 
 soak: ## the tests again, with minutes of churn
-	@tools/install rust debian livekit storage postgres python http quality
+	@tools/install rust debian livekit storage postgres python http formats quality
 	CALLREEL_TIER=soak $(CARGO) test --release $(FEATURES)
 
 bench: ## the benches; read BENCHMARKS.md

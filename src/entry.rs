@@ -26,6 +26,7 @@ use crate::config::{
 };
 use crate::e2ee::E2eeConfig;
 use crate::egress::FileFormat;
+use crate::encode::{Format, UnknownFormat, formats};
 use crate::recording::{EndsWith, Recorder, RecordingHandle};
 use crate::room::Credentials;
 use crate::seal::Recipients;
@@ -60,6 +61,8 @@ pub struct AgentConfig {
     pub e2ee: E2eeConfig,
     /// The picture, which LiveKit Egress records as MP4. Default: none, sound alone.
     pub picture: Option<Picture>,
+    /// The formats of sound alone. Default: Ogg.
+    pub formats: Vec<Format>,
 }
 
 impl AgentConfig {
@@ -75,12 +78,13 @@ impl AgentConfig {
             encryption: Recipients::default(),
             e2ee: E2eeConfig::default(),
             picture: None,
+            formats: vec![Format::Ogg],
         }
     }
 
     /// From the environment: `ENABLE_AUDIO_RECORDING` (default false), `LIVEKIT_URL` or `LIVEKIT_HOST`,
-    /// `LIVEKIT_API_KEY`, `LIVEKIT_API_SECRET`, `RECORDING_FILE_FORMAT` (default ogg), `RECORDING_AUDIO_ONLY` (default
-    /// true; `false` goes with `mp4`), and a store as [`destination`] reads it: `S3_RECORDING_BUCKET`, `S3_RECORDING_REGION`,
+    /// `LIVEKIT_API_KEY`, `LIVEKIT_API_SECRET`, `RECORDING_FILE_FORMAT` (default ogg; several with commas), `RECORDING_AUDIO_ONLY`
+    /// (default true; `false` goes with `mp4`), and a store as [`destination`] reads it: `S3_RECORDING_BUCKET`, `S3_RECORDING_REGION`,
     /// `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`… `ENCRYPT_TO`, `ENCRYPT_TO_FILE`, `CALLREEL_E2EE_KEY` and
     /// `CALLREEL_E2EE_KEY_FILE` are as for `callreel record`.
     ///
@@ -106,8 +110,8 @@ impl AgentConfig {
         if enabled {
             missing.map_or(Ok(()), Err)?;
         }
-        let picture = if enabled { picture(&get)? } else { None };
-        let config = Self { enabled, picture, ..Self::new(url, Credentials::ApiKey { key, secret }) };
+        let (formats, picture) = if enabled { form(&get)? } else { (vec![Format::Ogg], None) };
+        let config = Self { enabled, formats, picture, ..Self::new(url, Credentials::ApiKey { key, secret }) };
         if !enabled {
             return Ok(config);
         }
@@ -135,6 +139,7 @@ impl AgentConfig {
         if let Some(name) = &self.name {
             config.name.clone_from(name);
         }
+        config.formats.clone_from(&self.formats);
         if self.picture.is_some() {
             (config.picture, config.format) = (self.picture.clone(), FileFormat::Mp4);
         }
@@ -170,20 +175,17 @@ fn start(config: &AgentConfig, call: Config) -> Option<RecordingHandle> {
     Some(Recorder::start(call))
 }
 
-/// Whether a picture is asked for.
-fn picture(get: &impl Fn(&str) -> Option<String>) -> Result<Option<Picture>, ConfigError> {
-    let not_available = |what: String| Err(ConfigError::NotAvailable { what });
+/// Which formats are asked for, and whether a picture is.
+fn form(get: &impl Fn(&str) -> Option<String>) -> Result<(Vec<Format>, Option<Picture>), ConfigError> {
     let audio_only = flag("RECORDING_AUDIO_ONLY", get("RECORDING_AUDIO_ONLY"), true)?;
-    match (get("RECORDING_FILE_FORMAT").as_deref(), audio_only) {
-        (None | Some("ogg"), true) => Ok(None),
-        (None | Some("ogg"), false) => {
-            not_available("RECORDING_AUDIO_ONLY=false without RECORDING_FILE_FORMAT=mp4".into())
-        }
-        (Some("mp4"), false) => Ok(Some(Picture::default())),
-        (Some(format @ ("mp4" | "webm")), _) => not_available(format!("RECORDING_FILE_FORMAT={format}")),
-        (Some(other), _) => {
-            let why = format!("{other:?} is none of ogg, mp4, webm");
-            Err(ConfigError::Invalid { key: "RECORDING_FILE_FORMAT", why })
+    let asked = get("RECORDING_FILE_FORMAT").map_or(Ok(vec![Format::Ogg]), |words| formats(&words));
+    let invalid = |error: UnknownFormat| ConfigError::Invalid { key: "RECORDING_FILE_FORMAT", why: error.to_string() };
+    match (asked.map_err(invalid)?, audio_only) {
+        (formats, true) => Ok((formats, None)),
+        (formats, false) if formats == [Format::Mp4] => Ok((formats, Some(Picture::default()))),
+        (_, false) => {
+            let what = "RECORDING_AUDIO_ONLY=false without RECORDING_FILE_FORMAT=mp4".into();
+            Err(ConfigError::NotAvailable { what })
         }
     }
 }
@@ -251,10 +253,12 @@ mod tests {
 
     #[test]
     fn what_is_not_built_yet_says_so_by_its_name() {
-        for (name, value) in [("RECORDING_FILE_FORMAT", "mp4"), ("RECORDING_AUDIO_ONLY", "false")] {
-            let error = env(&[&SERVER[..], &[(name, value)]].concat()).unwrap_err();
-            assert!(matches!(&error, ConfigError::NotAvailable { what } if what.contains(name)), "{error}");
-        }
+        let error = env(&[&SERVER[..], &[("RECORDING_AUDIO_ONLY", "false")]].concat()).unwrap_err();
+        assert!(matches!(&error, ConfigError::NotAvailable { what } if what.contains("RECORDING_AUDIO_ONLY")), "{error}");
+        let sound = env(&[&SERVER[..], &[("RECORDING_FILE_FORMAT", "mp4,webm")]].concat()).unwrap().for_room("room");
+        assert!(!sound.uses_egress() && sound.formats == [Format::Mp4, Format::Webm]);
+        let unknown = env(&[&SERVER[..], &[("RECORDING_FILE_FORMAT", "avi")]].concat()).unwrap_err();
+        assert!(unknown.to_string().contains("avi"), "{unknown}");
         let both = [("RECORDING_FILE_FORMAT", "mp4"), ("RECORDING_AUDIO_ONLY", "false")];
         let call = env(&[&SERVER[..], &both].concat()).unwrap().for_room("room");
         assert!(call.uses_egress() && call.format == FileFormat::Mp4);

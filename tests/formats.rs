@@ -188,6 +188,25 @@ async fn check_all(folder: &Path, manifest: &Manifest) {
     }
 }
 
+/// Plays the mix of every format in Chromium: its length, a seek to the middle, and sound there.
+async fn played_by_a_browser(folder: &Path, manifest: &Manifest) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/playback/playback.py");
+    let mixes: Vec<_> = manifest.outputs.iter().filter(|output| output.kind.as_str() == "mix").collect();
+    let files = mixes.iter().map(|output| folder.join(&output.file));
+    let said = Command::new("python3").arg(script).args(files).output().await.unwrap();
+    let said_text = String::from_utf8_lossy(&said.stdout).into_owned();
+    let lines: Vec<serde_json::Value> =
+        said_text.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    assert_eq!(lines.len(), mixes.len(), "{said_text}{}", String::from_utf8_lossy(&said.stderr));
+    for (line, output) in lines.iter().zip(mixes) {
+        println!("{line}");
+        assert_eq!(line["ok"], true, "{line}");
+        let off = line["duration"].as_f64().unwrap() - output.duration_seconds;
+        assert!(off.abs() < if output.format == "mp3" { 0.072 } else { 0.03 }, "{line}: {off} s");
+        assert!(line["playing"] == true && line["energy"][0].as_f64().unwrap() > 0.001, "{line}");
+    }
+}
+
 fn everything(root: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(root).into_iter().flatten().map(|entry| entry.unwrap().path());
     let mut all: Vec<PathBuf> =
@@ -236,6 +255,8 @@ async fn one_call_in_every_format() {
     let svg = std::fs::read_to_string(out.join("call.waveform.svg")).unwrap();
     assert!(svg.contains("alice") && svg.contains("bob"), "{svg}");
     assert!(!names(root.path()).iter().any(|name| name.ends_with(".part")), "{:?}", names(root.path()));
+
+    played_by_a_browser(&out, &manifest).await;
 
     // From each to each other, by the command.
     let (again, converted) = (root.path().join("again"), root.path().join("converted"));
