@@ -37,8 +37,8 @@ pub(super) struct EngineArgs {
     /// The picture's size and rate
     #[arg(long, env = "CALLREEL_PICTURE", value_enum, default_value = "720p30")]
     picture: PresetArg,
-    /// The format, or several with commas: ogg, webm, mp4, wav, flac, mp3; the recording is called after the first [default:
-    /// ogg, or mp4 with a picture]
+    /// The format, or several with commas: ogg, webm, mp4, wav, flac, mp3; the recording is called after ogg, or else the
+    /// first [default: ogg, or mp4 with a picture]
     #[arg(long, env = "CALLREEL_FORMAT", value_name = "FORMATS", value_delimiter = ',')]
     format: Vec<Format>,
     /// The same, as deployed systems call it
@@ -208,7 +208,7 @@ mod tests {
         let none = ConfigFile::default();
         assert!(applied(&["--format", "webm", "--video"], &none).unwrap_err().to_string().contains("webm"));
         let sound = applied(&["--format", "webm,ogg", "--pcm-bits", "24"], &none).unwrap();
-        assert_eq!((sound.formats, sound.quality.depth), (vec![Format::Webm, Format::Ogg], Depth::Bits24));
+        assert_eq!((sound.formats, sound.quality.depth), (vec![Format::Ogg, Format::Webm], Depth::Bits24));
         let file = ConfigFile { file_type: Some("avi".into()), ..ConfigFile::default() };
         assert!(applied(&[], &file).unwrap_err().to_string().starts_with("file_type"));
         let config = applied(&["--fallback", "egress", "--fallback-after", "7s"], &none).unwrap();

@@ -82,7 +82,17 @@ impl Config {
         };
         self.picture = picture;
         self.formats = formats.to_vec();
+        // What the others are made of comes first.
+        self.formats.sort_by_key(|format| *format != Format::Ogg);
         Ok(())
+    }
+
+    /// The ending of what the recording is called after.
+    pub(crate) fn main_ext(&self) -> &'static str {
+        match self.formats.first() {
+            Some(first) if !self.uses_egress() => first.as_str(),
+            _ => self.format.ext(),
+        }
     }
 
     /// Checks what callreel's own bot is to write.

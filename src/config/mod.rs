@@ -140,7 +140,8 @@ pub struct Config {
     pub picture: Option<Picture>,
     /// The format of what LiveKit Egress records. [`set_form`](Self::set_form) says it with the others.
     pub format: FileFormat,
-    /// The formats of what callreel's own bot records; the recording is called after the first. Default: Ogg.
+    /// The formats of what callreel's own bot records; the recording is called after the first, which is Ogg where that is among
+    /// them. Default: Ogg.
     pub formats: Vec<Format>,
     /// How formats are encoded that do not hold Opus.
     pub quality: Quality,

@@ -230,7 +230,7 @@ async fn a_request_that_makes_no_sense_is_refused_with_what_is_wrong() {
         assert!(answer.json()["detail"].as_str().unwrap().contains(word), "{word}: {}", answer.text);
     }
     for (body, word) in [
-        (json!({"room": "x", "format": "webm"}), "webm"),
+        (json!({"room": "x", "format": "webm", "video": true}), "webm"),
         (json!({"room": "x", "format": "avi"}), "avi"),
         (json!({"room": "x", "name": "{rom}"}), "rom"),
         (json!({"room": "x", "outputs": []}), "outputs"),

@@ -51,7 +51,7 @@ async fn a_deployed_client_starts_and_stops() {
     );
     let recording = &started["recording"];
     assert_eq!(recording["recording_id"], started["recording_id"]);
-    assert_eq!((&recording["status"], &recording["file_format"]), (&json!("starting"), &json!("ogg")));
+    assert_eq!((&recording["status"], &recording["file_format"]), (&json!("starting"), &json!("webm")));
     assert!(recording["id"].is_i64() && keys(recording).len() == 5, "{recording}");
     let at = recording["started_at"].as_str().unwrap();
     assert!(at.len() == 20 && at.ends_with('Z'), "{at}: whole seconds, UTC");

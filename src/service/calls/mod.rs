@@ -741,7 +741,7 @@ impl Shared {
             room_id: room.sid.clone(),
             engine: if config.uses_egress() { "egress" } else { "callreel" }.to_owned(),
             rule,
-            file_format: config.format.ext().to_owned(),
+            file_format: config.main_ext().to_owned(),
             storage_provider: provider.to_owned(),
             storage_bucket: bucket,
             metadata,

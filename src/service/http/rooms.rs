@@ -42,7 +42,7 @@ struct StartBody {
     /// `speaker`, `grid` or `single-speaker`.
     #[schema(example = "grid")]
     layout: Option<String>,
-    /// `mp4`; `ogg` and `mp3` for sound. `webm` with a picture is made by nobody.
+    /// `mp4`; for sound alone any of `ogg`, `webm`, `mp4`, `wav`, `flac`, `mp3`. `webm` with a picture is made by nobody.
     #[schema(example = "mp4")]
     file_format: Option<String>,
     /// Whether there is no picture.
@@ -143,7 +143,7 @@ fn wish(app: &App, body: StartBody, room: &str) -> Result<Wish, Problem> {
     let format = body.file_format.map(|format| format.to_ascii_lowercase());
     let can_be_had = |wish: Wish| wish.apply(&app.config().base, room).map(|_| wish);
     if !body.audio_only {
-        let is_sound = format.as_deref().is_some_and(|format| format == "ogg" || format == "mp3");
+        let is_sound = format.as_deref().is_some_and(|format| !["mp4", "webm"].contains(&format));
         let (format, layout) = (format.unwrap_or_else(|| "mp4".into()), body.layout.filter(|_| !is_sound));
         let wish = Wish { format: Some(format), video: Some(!is_sound), layout, ..Wish::default() };
         return can_be_had(wish).map_err(Problem::from);
