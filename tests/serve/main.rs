@@ -13,7 +13,7 @@ use callreel::testkit::audio::Audio;
 use callreel::testkit::{Publisher, PublisherConfig, Tier, tier};
 use reqwest::Method;
 use serde_json::{Value, json};
-use support::{Service, World, client, speech, within};
+use support::{Service, World, client, speech, within, within_or};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -262,17 +262,18 @@ async fn many_rooms_at_once_are_all_recorded_or_refused_with_a_reason() {
     // Fewer than come, so that some are refused whatever the machine.
     let service = world.serve(&format!("limits: {{calls: {}}}", rooms - 5)).await;
     let people = talk(&world, rooms).await;
-    within("each room has its recording", async || service.recordings("").await.len() == rooms).await;
-    for (_, voice) in &people {
-        voice.sent_at_least(voice.sent().len() + 250).await.unwrap();
+    let has_all = async || service.recordings("").await.len() == rooms;
+    within_or("each room has its recording", has_all, || service.log()).await;
+    let talk_on = people.iter().map(|(_, voice)| voice.sent_at_least(voice.sent().len() + 250));
+    for talked in futures_util::future::join_all(talk_on).await {
+        talked.unwrap();
     }
     for (person, _) in people {
         person.leave().await.unwrap();
     }
-    within("all are over", async || {
-        service.recordings("").await.iter().all(|found| found["status"] == "ready" || found["status"] == "failed")
-    })
-    .await;
+    let over =
+        async || service.recordings("").await.iter().all(|one| one["status"] == "ready" || one["status"] == "failed");
+    within_or("all are over", over, || service.log()).await;
     let found = service.recordings("").await;
     let (mut recorded, mut refused) = (0, 0);
     for recording in &found {
