@@ -262,8 +262,16 @@ async fn many_rooms_at_once_are_all_recorded_or_refused_with_a_reason() {
     // Fewer than come, so that some are refused whatever the machine.
     let service = world.serve(&format!("limits: {{calls: {}}}", rooms - 5)).await;
     let people = talk(&world, rooms).await;
-    let has_all = async || service.recordings("").await.len() == rooms;
-    within_or("each room has its recording", has_all, || service.log()).await;
+    let lacking = std::cell::RefCell::new(Vec::new());
+    let has_all = async || {
+        let found = service.recordings("").await;
+        let is_there = |room: &String| found.iter().any(|one| one["room_name"] == room.as_str());
+        let lacks: Vec<String> = (0..rooms).map(|n| format!("room-{n}")).filter(|room| !is_there(room)).collect();
+        lacks.clone_into(&mut lacking.borrow_mut());
+        lacks.is_empty()
+    };
+    within_or("each room has its recording", has_all, || format!("{}\nnot {:?}", service.log(), lacking.borrow()))
+        .await;
     let talk_on = people.iter().map(|(_, voice)| voice.sent_at_least(voice.sent().len() + 250));
     for talked in futures_util::future::join_all(talk_on).await {
         talked.unwrap();
