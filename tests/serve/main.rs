@@ -13,7 +13,7 @@ use callreel::testkit::audio::Audio;
 use callreel::testkit::{Publisher, PublisherConfig, Tier, tier};
 use reqwest::Method;
 use serde_json::{Value, json};
-use support::{Service, World, client, speech, within};
+use support::{Service, World, client, speech, within, within_or};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -262,17 +262,26 @@ async fn many_rooms_at_once_are_all_recorded_or_refused_with_a_reason() {
     // Fewer than come, so that some are refused whatever the machine.
     let service = world.serve(&format!("limits: {{calls: {}}}", rooms - 5)).await;
     let people = talk(&world, rooms).await;
-    within("each room has its recording", async || service.recordings("").await.len() == rooms).await;
-    for (_, voice) in &people {
-        voice.sent_at_least(voice.sent().len() + 250).await.unwrap();
+    let lacking = std::cell::RefCell::new(Vec::new());
+    let has_all = async || {
+        let found = service.recordings("").await;
+        let is_there = |room: &String| found.iter().any(|one| one["room_name"] == room.as_str());
+        let lacks: Vec<String> = (0..rooms).map(|n| format!("room-{n}")).filter(|room| !is_there(room)).collect();
+        lacks.clone_into(&mut lacking.borrow_mut());
+        lacks.is_empty()
+    };
+    within_or("each room has its recording", has_all, || format!("{}\nnot {:?}", service.log(), lacking.borrow()))
+        .await;
+    let talk_on = people.iter().map(|(_, voice)| voice.sent_at_least(voice.sent().len() + 250));
+    for talked in futures_util::future::join_all(talk_on).await {
+        talked.unwrap();
     }
     for (person, _) in people {
         person.leave().await.unwrap();
     }
-    within("all are over", async || {
-        service.recordings("").await.iter().all(|found| found["status"] == "ready" || found["status"] == "failed")
-    })
-    .await;
+    let over =
+        async || service.recordings("").await.iter().all(|one| one["status"] == "ready" || one["status"] == "failed");
+    within_or("all are over", over, || service.log()).await;
     let found = service.recordings("").await;
     let (mut recorded, mut refused) = (0, 0);
     for recording in &found {

@@ -140,10 +140,15 @@ pub fn client() -> Client {
 }
 
 /// Waits until something holds.
-pub async fn within(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub async fn within(what: &str, holds: impl AsyncFnMut() -> bool) {
+    within_or(what, holds, String::new).await;
+}
+
+/// The same; where it does not hold, `why` is told.
+pub async fn within_or(what: &str, mut holds: impl AsyncFnMut() -> bool, why: impl Fn() -> String) {
     let until = clock::now() + PATIENCE;
     while !holds().await {
-        assert!(clock::now() < until, "not within {PATIENCE:?}: {what}");
+        assert!(clock::now() < until, "not within {PATIENCE:?}: {what}\n{}", why());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }

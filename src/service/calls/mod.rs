@@ -752,16 +752,26 @@ impl Shared {
     }
 
     /// Puts down that a room is not recorded, where a rule wanted it.
-    async fn refuse(&self, new: NewRecording, refusal: Refusal, by_rule: bool) -> StartError {
+    async fn refuse(self: &Arc<Self>, new: NewRecording, refusal: Refusal, by_rule: bool) -> StartError {
         let (id, room) = (new.recording_id.clone(), new.room_name.clone());
         tracing::error!(room, %refusal, "a room is not recorded");
         self.metrics.refused(refusal.word());
         // It may be tried again before the room is gone.
         let sid = new.room_id.clone();
         if by_rule && self.rooms.refuse(&sid) {
+            let change = told::of_refusal(&refusal.to_string(), clock::wall());
             match self.catalog.begin(new, nobody).await {
-                Ok(_) => follow::put_down(self, &id, told::of_refusal(&refusal.to_string(), clock::wall())).await,
-                Err(error) if error.is_transient() => self.rooms.forget_refusal(&sid),
+                Ok(_) => follow::put_down(self, &id, change).await,
+                Err(error) if error.is_transient() => {
+                    let shared = self.clone();
+                    tokio::spawn(async move {
+                        // It may be there all the same.
+                        match patiently(|| shared.catalog.get(&id)).await {
+                            Ok(Some(_)) => follow::put_down(&shared, &id, change).await,
+                            Ok(None) | Err(_) => shared.rooms.forget_refusal(&sid),
+                        }
+                    });
+                }
                 Err(error) => tracing::debug!(%error, room, "nobody is told that it is not recorded"),
             }
         }
