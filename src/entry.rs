@@ -254,7 +254,10 @@ mod tests {
     #[test]
     fn what_is_not_built_yet_says_so_by_its_name() {
         let error = env(&[&SERVER[..], &[("RECORDING_AUDIO_ONLY", "false")]].concat()).unwrap_err();
-        assert!(matches!(&error, ConfigError::NotAvailable { what } if what.contains("RECORDING_AUDIO_ONLY")), "{error}");
+        assert!(
+            matches!(&error, ConfigError::NotAvailable { what } if what.contains("RECORDING_AUDIO_ONLY")),
+            "{error}"
+        );
         let sound = env(&[&SERVER[..], &[("RECORDING_FILE_FORMAT", "mp4,webm")]].concat()).unwrap().for_room("room");
         assert!(!sound.uses_egress() && sound.formats == [Format::Mp4, Format::Webm]);
         let unknown = env(&[&SERVER[..], &[("RECORDING_FILE_FORMAT", "avi")]].concat()).unwrap_err();

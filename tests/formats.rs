@@ -160,7 +160,7 @@ fn compare(name: &str, found: &[Vec<f32>], reference: &[Vec<f32>]) {
             }
             let around = from.saturating_sub(4_800)..(from + 100_800).min(found.len());
             let place = analysis::find(piece, &found[around.clone()]).expect("sound");
-            let off = (around.start + place.offset) as i64 - from as i64;
+            let off = around.start as i64 + place.offset as i64 - from as i64;
             println!("{name} at {:.1} s: {off} samples off, likeness {:.4}", from as f64 / 48e3, place.score);
             assert!(off.abs() <= TOLERANCE && place.score > 0.97, "{name} at {from}: {off} off, {place:?}");
         }
@@ -195,8 +195,7 @@ async fn played_by_a_browser(folder: &Path, manifest: &Manifest) {
     let files = mixes.iter().map(|output| folder.join(&output.file));
     let said = Command::new("python3").arg(script).args(files).output().await.unwrap();
     let said_text = String::from_utf8_lossy(&said.stdout).into_owned();
-    let lines: Vec<serde_json::Value> =
-        said_text.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    let lines: Vec<serde_json::Value> = said_text.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
     assert_eq!(lines.len(), mixes.len(), "{said_text}{}", String::from_utf8_lossy(&said.stderr));
     for (line, output) in lines.iter().zip(mixes) {
         println!("{line}");
@@ -296,8 +295,9 @@ async fn one_call_in_every_format() {
     run(&["draw", "--names"], &[&out.join("call.json"), Path::new("--waveform"), &again.join("a.svg")]).await;
     let drawn = std::fs::read_to_string(again.join("a.svg")).unwrap();
     assert!(drawn.contains("alice"), "{drawn}");
-    let refused = callreel().arg("draw").arg(out.join("call.json")).arg("--waveform").arg(again.join("a.svg"));
-    let refused = { refused }.output().await.unwrap();
+    let mut twice = callreel();
+    twice.arg("draw").arg(out.join("call.json")).arg("--waveform").arg(again.join("a.svg"));
+    let refused = twice.output().await.unwrap();
     assert!(!refused.status.success(), "it overwrites");
 }
 

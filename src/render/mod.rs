@@ -276,3 +276,88 @@ fn mp3_rate(quality: Quality) -> Result<Mp3Rate, EncodeError> {
     };
     rate.check().map(|()| rate)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::encode::{AudioReader, Mapping, OggOpusWriter, OpusConfig, OpusEncoder, WebmReader, patch};
+
+    /// A second of a tone, as an Ogg stream of pages of 100 ms that ends at `total`, or does not.
+    fn ogg(total: Option<u64>) -> Vec<u8> {
+        let mut encoder = OpusEncoder::new(&OpusConfig::mono()).unwrap();
+        let head = OpusHead::new(Mapping::Mono, encoder.pre_skip());
+        let mut writer = OggOpusWriter::new(head, &OpusTags::new(), 7, SampleCount::from_millis(100)).unwrap();
+        for frame in 0..50 {
+            let pcm: Vec<f32> = (0..960).map(|n| 0.5 * ((frame * 960 + n) as f32 * 0.05).sin()).collect();
+            writer.write_packet(encoder.encode(&pcm).unwrap(), 960).unwrap();
+        }
+        match total {
+            Some(total) => writer.finish(SampleCount(total)).unwrap(),
+            None => writer.close_page(),
+        }
+        let mut bytes = Vec::new();
+        writer.take_bytes(&mut bytes);
+        bytes
+    }
+
+    fn rendered(format: Format, ogg: &[u8], piece: usize) -> Vec<u8> {
+        let mut render = Render::new(Rendering { format, quality: Quality::default() }).unwrap();
+        let (mut bytes, mut patches) = (Vec::new(), Vec::new());
+        for piece in ogg.chunks(piece) {
+            patches.extend(render.push(piece).unwrap());
+            render.take_bytes(&mut bytes);
+        }
+        patches.extend(render.finish().unwrap());
+        render.take_bytes(&mut bytes);
+        assert!(patch::apply(&patches, &mut bytes), "{format}");
+        bytes
+    }
+
+    fn samples(bytes: &[u8]) -> u64 {
+        let found = AudioReader::new(bytes).unwrap().inspect().unwrap();
+        assert!(found.is_clean(), "{:?}", found.problems);
+        found.samples
+    }
+
+    #[test]
+    fn the_same_stream_gives_the_same_bytes_however_it_comes() {
+        let ogg = ogg(Some(47_000));
+        for format in Format::ALL.into_iter().filter(|format| *format != Format::Ogg) {
+            let whole = rendered(format, &ogg, ogg.len());
+            assert_eq!(rendered(format, &ogg, 100), whole, "{format}");
+            if !format.holds_opus() {
+                assert_eq!(samples(&whole), 47_000, "{format}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_stream_without_an_end_ends_where_its_pages_do_and_an_end_alone_adds_nothing() {
+        let (cut, pre_skip) = (ogg(None), 312);
+        for format in [Format::Wav, Format::Flac] {
+            assert_eq!(samples(&rendered(format, &cut, 4_000)), 48_000 - pre_skip, "{format}");
+        }
+        let (head, state) = (crate::encode::head_of(&cut).unwrap(), crate::encode::state_after(&cut).unwrap());
+        let ended = [cut, crate::encode::closing_page(head, state).unwrap()].concat();
+        assert_eq!(samples(&rendered(Format::Wav, &ended, 4_000)), 48_000 - pre_skip);
+        let mut reader = WebmReader::new();
+        reader.push(&rendered(Format::Webm, &ended, 4_000));
+        let found = reader.finish();
+        assert!(found.is_clean(), "{:?}", found.problems);
+        assert_eq!((found.packets, found.total), (50, SampleCount(48_000 - pre_skip)));
+    }
+
+    #[test]
+    fn what_is_no_other_format_or_rate_is_refused_at_the_beginning() {
+        let refused = |format, mp3_bitrate| {
+            let quality = Quality { mp3_bitrate, ..Quality::default() };
+            Render::new(Rendering { format, quality }).err().map(|error| error.to_string())
+        };
+        assert!(refused(Format::Ogg, None).unwrap().contains("ogg"));
+        assert!(refused(Format::Mp3, Some(65_000)).unwrap().contains("65 kbit/s"));
+        assert_eq!(refused(Format::Mp3, Some(64_000)), None);
+        let mut render = Render::new(Rendering { format: Format::Wav, quality: Quality::default() }).unwrap();
+        assert!(render.push(b"no pages at all").unwrap().is_empty());
+        assert!(render.finish().is_err());
+    }
+}
