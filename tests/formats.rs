@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
-use callreel::encode::OggInspector;
+use callreel::encode::{Mapping, OggInspector, OggOpusWriter, OpusConfig, OpusEncoder, OpusHead, OpusTags};
 use callreel::recording::{Manifest, Outcome, Reason, RecordingResult};
 use callreel::testkit::analysis;
-use callreel::testkit::audio::{Audio, generate};
-use callreel::testkit::{LiveKitServer, Publisher, PublisherConfig, StorageServer, TrackOptions, Voice};
+use callreel::testkit::audio::generate;
+use callreel::testkit::{LiveKitServer, Publisher, PublisherConfig, StorageServer, Tier, TrackOptions, Voice, tier};
+use callreel::time::SampleCount;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, Command};
 
@@ -132,7 +133,10 @@ async fn heard(file: &Path) -> Vec<Vec<f32>> {
         .output()
         .await
         .unwrap();
-    assert!(decoded.stderr.is_empty(), "{}: {}", file.display(), String::from_utf8_lossy(&decoded.stderr));
+    let said = String::from_utf8_lossy(&decoded.stderr).into_owned();
+    // Of plain PCM it always says that.
+    let told = said.lines().filter(|line| !line.is_empty() && !line.starts_with("Guessed Channel Layout"));
+    assert_eq!(told.count(), 0, "{}: {said}", file.display());
     let samples: Vec<f32> =
         decoded.stdout.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
     (0..channels).map(|channel| samples.iter().skip(channel).step_by(channels).copied().collect()).collect()
@@ -379,6 +383,7 @@ async fn fetch(storage: &StorageServer, folder: &Path) -> Vec<String> {
 async fn every_format_goes_up_while_they_talk_and_is_finished_by_another_machine() {
     let server = LiveKitServer::start().await.unwrap();
     let storage = StorageServer::versitygw().await.unwrap();
+    storage.store("calls").await.unwrap();
     let root = tempfile::tempdir().unwrap();
     // Two channels of 24 bits fill a part of 5 MiB in 18 s.
     let more = ["--format", "wav,webm,mp4", "--outputs", "dual", "--pcm-bits", "24"];
@@ -432,4 +437,100 @@ async fn every_format_goes_up_while_they_talk_and_is_finished_by_another_machine
         compare(format, sound, &sounds[0].1);
     }
     assert_eq!(storage.open_uploads("calls").await.unwrap(), 0);
+}
+
+/// What ffmpeg hears of a long file: its first and last three seconds, and how many samples there are.
+async fn ends_of(file: &Path) -> (Vec<f32>, Vec<f32>, usize) {
+    use tokio::io::AsyncReadExt;
+    const THREE_SECONDS: usize = 3 * 48_000;
+    let mut ffmpeg = Command::new("ffmpeg")
+        .args(["-nostdin", "-v", "error", "-i"])
+        .arg(file)
+        .args(["-f", "f32le", "-ar", "48000", "-ac", "1", "-"])
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut stdout = BufReader::with_capacity(1 << 20, ffmpeg.stdout.take().unwrap());
+    let (mut first, mut last, mut total) = (Vec::new(), std::collections::VecDeque::new(), 0);
+    let mut sample = [0; 4];
+    while stdout.read_exact(&mut sample).await.is_ok() {
+        let sample = f32::from_le_bytes(sample);
+        total += 1;
+        if first.len() < THREE_SECONDS {
+            first.push(sample);
+        }
+        if last.len() == THREE_SECONDS {
+            last.pop_front();
+        }
+        last.push_back(sample);
+    }
+    assert!(ffmpeg.wait().await.unwrap().success());
+    (first, last.into(), total)
+}
+
+/// A call of that many seconds, of which the first and the last two are spoken: its Ogg stream, and both.
+fn long_call(seconds: u64, file: &Path) -> (Vec<f32>, Vec<f32>) {
+    use std::io::Write;
+    let mut encoder = OpusEncoder::new(&OpusConfig::mono()).unwrap();
+    let head = OpusHead::new(Mapping::Mono, encoder.pre_skip());
+    let mut writer = OggOpusWriter::new(head, &OpusTags::new(), 1, SampleCount::from_millis(250)).unwrap();
+    let said = [11, 12].map(|seed| generate::speech(seed, Duration::from_secs(2)).channel(0).to_vec());
+    let total = seconds * 48_000;
+    let ends_at = total - said[1].len() as u64;
+    let mut file = std::fs::File::create(file).unwrap();
+    let mut bytes = Vec::new();
+    for at in (0..total + 960).step_by(960) {
+        let sample = |at: u64| match at {
+            _ if at >= total => 0.0,
+            _ if at >= ends_at => said[1][(at - ends_at) as usize],
+            _ => said[0].get(at as usize).copied().unwrap_or(0.0),
+        };
+        let pcm: Vec<f32> = (at..at + 960).map(sample).collect();
+        writer.write_packet(encoder.encode(&pcm).unwrap(), 960).unwrap();
+        bytes.clear();
+        writer.take_bytes(&mut bytes);
+        file.write_all(&bytes).unwrap();
+    }
+    writer.finish(SampleCount(total)).unwrap();
+    bytes.clear();
+    writer.take_bytes(&mut bytes);
+    file.write_all(&bytes).unwrap();
+    let [first, last] = said;
+    (first, last)
+}
+
+#[tokio::test]
+async fn short_and_long_calls_have_their_length_and_both_their_ends() {
+    let lengths: &[u64] = if tier() == Tier::Test { &[4, 600] } else { &[4, 600, 5 * 3_600] };
+    let root = tempfile::tempdir().unwrap();
+    for seconds in lengths {
+        let ogg = root.path().join("call.ogg");
+        let (first, last) = long_call(*seconds, &ogg);
+        for format in ALL.split(',') {
+            let file = root.path().join(format!("call.{format}"));
+            if format != "ogg" {
+                run(&["convert"], &[&ogg, &file]).await;
+            }
+            let off = duration_of(&file).await - *seconds as f64;
+            let tolerance = if format == "mp3" { 0.072 } else { 0.02 };
+            assert!(off.abs() <= tolerance, "{format} of {seconds} s: {off} s");
+            let (begins, ends, total) = ends_of(&file).await;
+            let longer = total as i64 - (*seconds * 48_000) as i64;
+            // ffmpeg plays the packet whole in which an MP4 ends.
+            assert!(
+                (0..=960).contains(&longer) && (longer == 0 || format == "mp4"),
+                "{format}: {longer} samples longer"
+            );
+            for (what, said, heard, at) in [("first", &first, &begins, 0), ("last", &last, &ends, 48_000 - longer)] {
+                let place = analysis::find(&said[4_800..91_200], heard).expect("speech");
+                let off = place.offset as i64 - 4_800 - at;
+                println!("{format}, {seconds} s: {what} {off} samples off, likeness {:.3}", place.score);
+                assert!(off.abs() <= TOLERANCE && place.score > 0.8, "{format}: {what} is {off} off, {place:?}");
+            }
+            if format != "ogg" {
+                std::fs::remove_file(&file).unwrap();
+            }
+        }
+    }
 }

@@ -45,7 +45,7 @@ pub use keys::{ApiKey, Scope};
 pub use list::{Count, Filter, MAX_PAGE, Page};
 pub use once::{Answer, Idempotency};
 pub use outbox::{Attempt, Delivery, DeliveryCounts, DeliveryState, Notice};
-pub use rebuild::{Place, RebuildError, Rebuilt, Step};
+pub use rebuild::{Place, RebuildError, Rebuilt, Step, thumbnail_key};
 pub use recordings::{Tell, nobody};
 pub use row::{Change, Deleted, NewRecording, Owner, Participant, Row, Status};
 

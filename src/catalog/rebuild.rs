@@ -187,6 +187,10 @@ impl FoundRecording {
         let sidecars = manifest.sidecars.iter().map(|sidecar| &sidecar.file);
         let mut objects: Vec<String> = files.chain(sidecars).map(|file| beside(file)).collect();
         objects.push(object.key.clone());
+        if !manifest.room.sid.is_empty() {
+            // Where there is none, deleting it does nothing.
+            objects.push(thumbnail_key(&manifest.room.sid, &manifest.recording_id));
+        }
         let first = manifest.outputs.first();
         let status = if manifest.outcome == Outcome::Failed { Status::Failed } else { Status::Ready };
         // Where the bot recorded nothing itself, the egress did.
@@ -297,6 +301,11 @@ fn beside(key: &str, file: &str) -> String {
         Some((folder, _)) => format!("{folder}/{file}"),
         None => file.to_owned(),
     }
+}
+
+/// Where the small picture of a recording is, by the room's id and its own.
+pub fn thumbnail_key(room_id: &str, recording_id: &str) -> String {
+    format!("recordings/{room_id}/thumbnails/{recording_id}.png")
 }
 
 #[cfg(test)]

@@ -305,7 +305,11 @@ mod tests {
     #[test]
     fn what_nobody_can_make_is_refused_by_name() {
         let video = |config: &mut Config| config.picture = Some(Picture::default());
-        assert!(refused(|config| config.format = FileFormat::Mp4).contains("format: mp4"));
+        assert!(
+            refused(|config| config.formats = vec![Format::Ogg, Format::Wav, Format::Wav])
+                .contains("wav is there twice")
+        );
+        assert!(refused(|config| config.formats.clear()).contains("format is missing"));
         assert!(refused(video).contains("ogg holds no picture"));
         for (key, adjust) in [
             ("engine", Box::new(|config: &mut Config| config.engine = Engine::Egress) as Box<dyn Fn(&mut Config)>),

@@ -8,7 +8,7 @@ use crate::config::{Config, OutputKind};
 use crate::mix::{Begun, Gain, Side};
 use crate::room::RoomInfo;
 use crate::spool::recover::{OpenStream, Orphan};
-use crate::spool::{FileError, Place};
+use crate::spool::{FileError, FileHistory, Place};
 use crate::time::{ClockTime, MediaTime, SLOT, SampleCount};
 
 use super::cuts::Cuts;
@@ -65,16 +65,18 @@ impl Earlier {
             return not_this("it was to end up elsewhere");
         }
         let Some(clock) = clock_of(&orphan) else { return not_this("its clock cannot be gone on with") };
+        let forms = Forms::of(config);
+        let has_forms = |stream: &FileHistory| {
+            let of_it = orphan.history().last_files().filter(|file| file.is_rendered_from(stream.made.file));
+            let renderings = of_it.filter_map(|file| Some(file.made.what.rendered?.rendering));
+            renderings.eq(forms.rendered.iter().copied()) && stream.made.what.is_source_only != forms.ogg
+        };
+        if !orphan.history().last_files().filter(|file| file.made.what.stream().is_some()).all(has_forms) {
+            return not_this("it was to have other formats");
+        }
         let Some(streams) = orphan.open_files()? else { return not_this("there is nothing to go on with") };
         if streams.iter().any(|stream| stream.made.what.recipients != config.encryption) {
             return not_this("it was sealed to others");
-        }
-        let forms = Forms::of(config);
-        let has_forms = |stream: &OpenStream| {
-            stream.renderings().eq(forms.rendered.iter().copied()) && stream.made.what.is_source_only != forms.ogg
-        };
-        if !streams.iter().all(has_forms) {
-            return not_this("it was to have other formats");
         }
         let now = MediaTime::from(clock.at(at));
         // One that says nothing of its life was not paused.

@@ -1,6 +1,7 @@
 //! Pictures of a recording, drawn at its end.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::analysis::Waveform;
 use crate::config::PictureKind;
@@ -10,10 +11,12 @@ use crate::spool::SpoolFile;
 use crate::time::SampleCount;
 
 use super::manifest::{Manifest, SidecarKind};
-use super::outcome::Reason;
 use super::pipeline::Finished;
 use super::scene::{Names, Sound, scene};
 use super::session::Session;
+
+/// How long a recording waits for a picture; its store and its lease do not wait longer.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// How much of a stream is read at once.
 const BLOCK: u64 = 64 * 1024;
@@ -22,7 +25,7 @@ const BLOCK: u64 = 64 * 1024;
 type Drawn = (SidecarKind, &'static str, Vec<u8>);
 
 impl Session {
-    /// Draws what is asked for and writes it beside the recording. What fails is missing, and said.
+    /// Draws what is asked for and writes it beside the recording. A picture that fails is missing; the recording lacks nothing.
     pub(super) async fn draw(&mut self, manifest: &mut Manifest, finished: &Finished) {
         for kind in self.config.pictures.clone() {
             let drawn = match kind {
@@ -30,27 +33,22 @@ impl Session {
                 PictureKind::Spectrogram => {
                     let title = self.config.names_people.then(|| manifest.room.name.clone());
                     let config = SpectrogramConfig { title, ..SpectrogramConfig::default() };
-                    spectrogram(self.sinks.first_stream().cloned(), config).await
+                    let drawing = spectrogram(self.sinks.first_stream().cloned(), config);
+                    let drawn = tokio::time::timeout(PATIENCE, drawing).await;
+                    drawn.unwrap_or_else(|_| Err("it takes too long; `callreel draw` has the time".to_owned()))
                 }
             };
-            let drawn = drawn.unwrap_or_else(|error| {
-                self.lacks(manifest, kind.as_str(), &error);
+            let drawn = drawn.unwrap_or_else(|why| {
+                tracing::warn!(picture = kind.as_str(), why, "a picture is missing");
                 Vec::new()
             });
             for (kind, ext, bytes) in drawn {
                 match self.sinks.store_beside(kind, ext, bytes).await {
                     Ok(entry) => manifest.sidecars.push(entry),
-                    Err(reason) => self.lacks(manifest, ext, &reason.to_string()),
+                    Err(why) => tracing::warn!(picture = ext, %why, "a picture is missing"),
                 }
             }
         }
-    }
-
-    fn lacks(&mut self, manifest: &mut Manifest, picture: &str, why: &str) {
-        tracing::warn!(picture, why, "a picture is missing");
-        let reason = Reason::Output { output: picture.to_owned(), message: why.to_owned() };
-        self.reasons.push(reason.clone());
-        manifest.reasons.push(reason);
     }
 
     fn waveform(&self, manifest: &Manifest, finished: &Finished) -> Result<Vec<Drawn>, String> {

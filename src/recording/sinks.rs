@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::config::{Config, OutputKind, safe_in_name};
-use crate::encode::{Format, Patch};
+use crate::encode::{EncodeError, Format, Patch};
 use crate::render::{Render, Rendering};
 use crate::seal::{self, Recipients, SealError, Sealer};
 use crate::spool::recover::{OpenStream, Orphan};
@@ -249,7 +249,7 @@ impl Sinks {
         if let (true, Some(upload)) = (is_there, self.upload) {
             upload.close().await;
         }
-        if is_stored {
+        if is_there {
             for file in self.sinks.iter().map(|sink| sink.file).collect::<Vec<_>>() {
                 self.files.remove_source(file).await;
             }
@@ -319,11 +319,7 @@ impl Sinks {
                 // What cannot be sealed is missing for good, and nothing can follow it.
                 continue;
             }
-            for render in &mut sink.renders {
-                let rendered = render.push(&bytes);
-                self.bytes += rendered.len() as u64;
-                self.files.append(render.file, rendered);
-            }
+            let rendered: Vec<_> = sink.renders.iter_mut().map(|render| (render.file, render.push(&bytes))).collect();
             match sink.sealed(bytes) {
                 Ok(bytes) => {
                     self.bytes += bytes.len() as u64;
@@ -333,6 +329,11 @@ impl Sinks {
                     tracing::error!(%error, "a file cannot go on");
                     sink.fault = Some(error.to_string());
                 }
+            }
+            // The stream itself comes first: the rest can be made again.
+            for (file, bytes) in rendered {
+                self.bytes += bytes.len() as u64;
+                self.files.append(file, bytes);
             }
         }
     }
@@ -348,7 +349,7 @@ impl Sinks {
 
     /// Whether there are outputs and every one of them is broken, by the disk or in itself.
     pub fn all_broken(&self, outputs: &Outputs) -> bool {
-        let is_broken = |(n, sink): (usize, &Sink)| self.is_lost(sink) || outputs.is_broken(OutputId(n));
+        let is_broken = |(n, sink): (usize, &Sink)| sink.fault.is_some() || outputs.is_broken(OutputId(n));
         !self.sinks.is_empty() && self.sinks.iter().enumerate().all(is_broken)
     }
 
@@ -399,11 +400,16 @@ impl Sinks {
             stored.entries.push(entry);
             whole.push(id);
         };
-        let (recipients, is_wanted) = (&self.forms.recipients, self.forms.ogg);
+        let recipients = &self.forms.recipients;
         for (sink, origin) in self.sinks.iter_mut().zip(&origins) {
             let is_whole = origin.fault.is_none() && sink.fault.is_none();
             let mut end = end;
-            if is_wanted {
+            for render in &mut sink.renders {
+                let rest = render.end();
+                self.files.append(render.file, rest);
+            }
+            // Where something that was to be made of it is not whole, the stream itself is kept.
+            if self.forms.ogg || sink.renders.iter().any(|render| render.fault.is_some()) {
                 match self.files.finish(sink.file, is_whole).await {
                     Ok(file) => {
                         end = file.cut_to.map_or(end, |length| MediaTime::ZERO + length);
@@ -416,7 +422,7 @@ impl Sinks {
                 }
             }
             for render in &mut sink.renders {
-                let is_whole = is_whole && render.fault.is_none();
+                let is_whole = render.fault.is_none();
                 let patches = std::mem::take(&mut render.patches);
                 match self.files.finish_patched(render.file, is_whole, patches).await {
                     Ok(file) => {
@@ -471,11 +477,6 @@ impl Sinks {
         self.refused.get_or_insert_with(|| error.to_string());
     }
 
-    /// Whether no file holds an output whole.
-    fn is_lost(&self, sink: &Sink) -> bool {
-        sink.fault.is_some() || !self.forms.ogg && sink.renders.iter().all(|render| render.fault.is_some())
-    }
-
     fn note(&mut self, FileEvent { file, what }: FileEvent) {
         for sink in &mut self.sinks {
             let own = (sink.file, &mut sink.fault, &mut sink.in_memory);
@@ -507,7 +508,7 @@ impl Sinks {
         let mut lost = 0;
         for (sink, origin) in self.sinks.iter().zip(origins) {
             let name = name(&origin.contents);
-            lost += usize::from(self.is_lost(sink) || origin.fault.is_some());
+            lost += usize::from(sink.fault.is_some() || origin.fault.is_some());
             match (&sink.fault, &origin.fault) {
                 (Some(message), _) => reasons.push((name, Reason::Storage { message: message.clone() })),
                 (None, Some(message)) => reasons.push((name, Reason::Internal { message: message.clone() })),
@@ -547,11 +548,24 @@ impl RenderSink {
 
     /// Pages in its format; nothing any more once it failed.
     fn push(&mut self, pages: &[u8]) -> Vec<u8> {
-        let mut bytes = Vec::new();
         if self.fault.is_some() {
-            return bytes;
+            return Vec::new();
         }
-        match self.render.push(pages) {
+        let pushed = self.render.push(pages);
+        self.take(pushed)
+    }
+
+    /// What is left of a stream that came to no end.
+    fn end(&mut self) -> Vec<u8> {
+        if self.fault.is_some() {
+            return Vec::new();
+        }
+        let ended = self.render.finish();
+        self.take(ended)
+    }
+
+    fn take(&mut self, done: Result<Vec<Patch>, EncodeError>) -> Vec<u8> {
+        match done {
             Ok(patches) => self.patches.extend(patches),
             Err(error) => {
                 let format = self.render.rendering().format;
@@ -559,6 +573,7 @@ impl RenderSink {
                 self.fault = Some(error.to_string());
             }
         }
+        let mut bytes = Vec::new();
         self.render.take_bytes(&mut bytes);
         bytes
     }

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::Render;
-use crate::encode::EncodeError;
+use crate::encode::{EncodeError, Patch};
 
 /// How much is read at once.
 const BLOCK: usize = 256 * 1024;
@@ -32,28 +32,47 @@ impl From<RenderError> for io::Error {
     }
 }
 
-/// Renders what is in the Ogg file `from` into `to`, which is empty, and tells after each block how many bytes were read.
-/// A stream without an end is rendered as far as it goes, and can be gone on with. Gives how many bytes `to` has.
+/// Renders what is in the Ogg file `from` into `to`, which is empty. A stream without an end is rendered as far as it goes, and
+/// can be gone on with, unless it `ends` there. Gives how many bytes `to` has.
 ///
 /// # Errors
 /// What the disk says; a stream that the format does not hold.
-pub fn render(from: &Path, mut to: &File, render: &mut Render, mut told: impl FnMut(u64)) -> Result<u64, RenderError> {
+pub fn render(from: &Path, to: &File, render: &mut Render, ends: bool) -> Result<u64, RenderError> {
     let mut source = File::open(from)?;
-    let (mut block, mut bytes) = (vec![0; BLOCK], Vec::new());
-    let (mut read_so_far, mut written) = (0, 0);
+    let mut block = vec![0; BLOCK];
+    let mut written = 0;
     loop {
         let read = source.read(&mut block)?;
         if read == 0 {
-            return Ok(written);
+            break;
         }
-        let patches = render.push(&block[..read])?;
-        bytes.clear();
-        written += render.take_bytes(&mut bytes) as u64;
-        to.write_all(&bytes)?;
-        for patch in patches {
-            to.write_all_at(&patch.bytes, patch.offset)?;
-        }
-        read_so_far += read as u64;
-        told(read_so_far);
+        written += render_block(&block[..read], to, render)?;
     }
+    Ok(written + if ends { end(to, render)? } else { 0 })
+}
+
+/// Renders the next bytes of a stream to the end of `to`. Gives how many bytes that made.
+///
+/// # Errors
+/// As [`render`].
+pub fn render_block(block: &[u8], to: &File, render: &mut Render) -> Result<u64, RenderError> {
+    let patches = render.push(block)?;
+    write(&patches, to, render)
+}
+
+/// Ends what was rendered so far, unless its stream has ended it. Gives how many bytes that made.
+///
+/// # Errors
+/// As [`render`].
+pub fn end(to: &File, render: &mut Render) -> Result<u64, RenderError> {
+    let patches = render.finish()?;
+    write(&patches, to, render)
+}
+
+fn write(patches: &[Patch], mut to: &File, render: &mut Render) -> Result<u64, RenderError> {
+    let mut bytes = Vec::new();
+    render.take_bytes(&mut bytes);
+    to.write_all(&bytes)?;
+    patches.iter().try_for_each(|patch| to.write_all_at(&patch.bytes, patch.offset))?;
+    Ok(bytes.len() as u64)
 }

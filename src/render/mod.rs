@@ -113,7 +113,8 @@ impl Render {
     /// [`EncodeError`] where the stream is none that the format holds; then nothing further may come.
     pub fn push(&mut self, pages: &[u8]) -> Result<Vec<Patch>, EncodeError> {
         if self.ended {
-            return Err(EncodeError::Ended);
+            // What comes after a stream's end is none of it.
+            return Ok(Vec::new());
         }
         let (lengths, bytes) = &mut self.packets;
         lengths.clear();

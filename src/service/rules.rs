@@ -376,6 +376,7 @@ impl Rules {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::egress::FileFormat;
     use crate::room::Credentials;
     use crate::store::{S3Config, StoreConfig};
 

@@ -317,8 +317,9 @@ impl Growing {
         if let Some(finished) = &io.finished {
             return Ok(finished.clone());
         }
-        io.patches = patches;
         let whole = whole && !self.state().full;
+        // They tell of a whole file.
+        io.patches = if whole { patches } else { Vec::new() };
         if self.is_kept() {
             if !whole {
                 self.push_closing_page();
@@ -357,7 +358,9 @@ impl Growing {
         if state.broken || state.full || bytes.is_empty() {
             return false;
         }
-        if !self.memory.take(bytes.len()) {
+        let is_rendered = matches!(&self.plan, Plan::Output(output) if output.what.rendered.is_some());
+        let has_room = if is_rendered { self.memory.take_of_half(bytes.len()) } else { self.memory.take(bytes.len()) };
+        if !has_room {
             state.full = true;
             drop(state);
             let limit = self.memory.limit();
@@ -510,9 +513,14 @@ impl Growing {
             state.file.clone()
         };
         let Some(file) = file else { return };
+        let Some(stream) = self.stream() else {
+            // Any beginning of it plays. What cannot be cut is longer than what is told of it.
+            let _ = file.set_len(io.on_disk);
+            return;
+        };
         let mut page = vec![0; usize::try_from(io.on_disk - io.last_piece).unwrap_or(0)];
         let closed = file.set_len(io.on_disk).and_then(|()| file.read_exact_at(&mut page, io.last_piece));
-        if closed.is_err() || !self.stream().is_some_and(|stream| stream.end_in_place(&mut page)) {
+        if closed.is_err() || !stream.end_in_place(&mut page) {
             return;
         }
         // A disk that refuses this too leaves a file without its end mark, which players take.

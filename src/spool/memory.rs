@@ -42,6 +42,12 @@ impl Memory {
         self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
     }
 
+    /// The same for what can be made again, which leaves half of the room to what cannot.
+    pub(super) fn take_of_half(&self, bytes: usize) -> bool {
+        let more = |used: usize| used.checked_add(bytes).filter(|used| *used <= self.limit / 2);
+        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+
     /// Takes room for a few `bytes` that must not be refused.
     pub(super) fn take_anyway(&self, bytes: usize) {
         self.used.fetch_add(bytes, Ordering::Relaxed);
@@ -63,5 +69,7 @@ mod tests {
         memory.give_back(5);
         assert!(!memory.take(6) && memory.take(5));
         assert_eq!(memory.used(), 10);
+        memory.give_back(8);
+        assert!(memory.take_of_half(3) && !memory.take_of_half(1) && memory.take(5));
     }
 }

@@ -177,12 +177,12 @@ impl Orphan {
             return Ok(None);
         }
         let mut streams = Vec::new();
-        for FileHistory { made, closed, .. } in self.history.last_files() {
+        if self.history.last_files().any(|file| file.closed.is_some() || !file.made.what.is_output()) {
+            return Ok(None);
+        }
+        for FileHistory { made, .. } in self.history.last_files() {
             let part = part_of(&made.path);
-            if made.what.rendered.is_some() && closed.is_none() {
-                continue;
-            }
-            let Some(stream) = made.what.stream().filter(|_| closed.is_none()) else { return Ok(None) };
+            let Some(stream) = made.what.stream() else { continue };
             if !part.exists() {
                 // It was about to be made.
                 continue;
@@ -192,13 +192,24 @@ impl Orphan {
                     let of_it = self.history.last_files().filter(|file| file.is_rendered_from(made.file));
                     for FileHistory { made, .. } in of_it {
                         let Some(rendered) = made.what.rendered else { continue };
-                        let (open, render) = render_again(made, rendered.rendering, &part)?;
-                        stream.rendered.push((made.clone(), open, render));
+                        match render_again(made, rendered.rendering, &part, false) {
+                            Ok((open, render)) => stream.rendered.push((made.clone(), open, render)),
+                            Err(error) => {
+                                tracing::warn!(%error, "a recording is not gone on with");
+                                return Ok(None);
+                            }
+                        }
                     }
                     streams.push(*stream);
                 }
                 Opened::Ended => return Ok(None),
-                Opened::Empty => fs::remove_file(&part).map_err(|e| FileError::new("cannot remove", &part, e))?,
+                Opened::Empty => {
+                    fs::remove_file(&part).map_err(|e| FileError::new("cannot remove", &part, e))?;
+                    for file in self.history.last_files().filter(|file| file.is_rendered_from(made.file)) {
+                        // It may not be there.
+                        let _ = fs::remove_file(part_of(&file.made.path));
+                    }
+                }
             }
         }
         Ok((!streams.is_empty()).then_some(streams))
@@ -224,16 +235,20 @@ impl Orphan {
             let is_source_only = source.made.what.is_source_only;
             let of_it: Vec<_> =
                 rendered.iter().filter(|file| file.is_rendered_from(source.made.file)).cloned().collect();
-            let ended = if is_source_only { self.end_source(source)? } else { self.finish_file(source)? };
+            let ended =
+                if is_source_only { self.end_source(source.clone())? } else { self.finish_file(source.clone())? };
+            let mut is_whole = true;
             for file in of_it {
-                finished.extend(self.finish_rendered(file, ended.as_ref())?);
+                let rendered = self.finish_rendered(file, ended.as_ref())?;
+                is_whole &= rendered.is_some();
+                finished.extend(rendered);
             }
-            match ended {
-                Some(source) if is_source_only => {
-                    let path = &source.file.path;
-                    fs::remove_file(path).map_err(|e| FileError::new("cannot remove", path, e))?;
-                }
-                ended => finished.extend(ended),
+            match is_source_only {
+                // It goes when everything is done.
+                true if is_whole => {}
+                // What cannot be rendered is there as it was recorded.
+                true => finished.extend(self.finish_file(source)?),
+                false => finished.extend(ended),
             }
         }
         finished.sort_by_key(|file| file.made.file);
@@ -268,7 +283,15 @@ impl Orphan {
         let closed = match (closed.filter(|_| is_whole), source, made.what.rendered) {
             (Some(closed), ..) => closed,
             (None, Some(source), Some(rendered)) => {
-                let (open, _) = render_again(&made, rendered.rendering, &source.file.path)?;
+                let (open, _) = match render_again(&made, rendered.rendering, &source.file.path, true) {
+                    Ok(again) => again,
+                    Err(error) => {
+                        tracing::error!(%error, "a file is missing");
+                        // A part of it may not even be there.
+                        let _ = fs::remove_file(&part);
+                        return Ok(None);
+                    }
+                };
                 let sha256 = hex::encode(open.hash.finalize());
                 let closed = Closed { bytes: open.bytes, sha256, cut_to: source.duration };
                 let Closed { bytes, sha256, cut_to } = closed.clone();
@@ -284,7 +307,7 @@ impl Orphan {
         };
         let Some(path) = place(&made, &part, &closed)? else { return Ok(None) };
         let Closed { bytes, sha256, cut_to } = closed;
-        // A source goes once there is a manifest, which says how long this one is.
+        // A source goes when everything is done.
         let duration = source.and_then(|source| source.duration).or(cut_to).or(Some(SampleCount::ZERO));
         Ok(Some(RecoveredFile { made, file: FinishedFile { path, bytes, sha256, cut_to, in_memory: false }, duration }))
     }
@@ -355,6 +378,15 @@ impl Orphan {
             && let Some(reserve) = Reserve::left_at(stem, &self.started.recording_id)
         {
             reserve.abandon();
+        }
+        for file in self.history.last_files().filter(|file| file.made.what.is_source_only) {
+            let part = part_of(&file.made.path);
+            match fs::remove_file(&part) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(FileError::new("cannot remove", &part, error));
+                }
+                _ => {}
+            }
         }
         if let Place::Store(_) = self.started.place {
             let own = own_directory(&self.path);

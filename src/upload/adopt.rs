@@ -1,8 +1,7 @@
 //! Finishing what another process or machine left: from a spool, or from the bucket alone.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
+use std::fs::OpenOptions;
+use std::io;
 use std::path::PathBuf;
 
 use bytes::{Bytes, BytesMut};
@@ -16,7 +15,8 @@ use super::state::{FileState, LiveState, STATE_VERSION};
 use super::transfer::{RECORDING_ID, Source, Transfer, known, reserved};
 use crate::encode::EncodeError;
 use crate::hex;
-use crate::render::{Render, Rendering};
+use crate::render::file::RenderError;
+use crate::render::{self, Render, Rendering};
 use crate::spool::{FileId, NewFile, Stream, Upload as Step, split_name};
 use crate::store::{ObjectInfo, Store, StoreError, UploadId};
 use crate::time::SampleCount;
@@ -143,7 +143,13 @@ pub async fn adopt(store: &Store, key: &str) -> Result<Option<Adopted>, UploadEr
             transfer.state.files[n].stored = Some(found);
         } else {
             transfer.give_up(n).await;
-            let again = Again::render(store, &source.key, of_it.rendering).await?;
+            let known = transfer.state.clone();
+            let again = lease::keep(store, &known, Again::render(store, &source.key, of_it.rendering)).await?;
+            if again.bytes > store.part_size() {
+                // Whoever has to go on here knows of the upload.
+                transfer.begin(n).await?;
+                lease::renew(store, &transfer.state).await?;
+            }
             let known = transfer.state.clone();
             lease::keep(store, &known, transfer.complete(n, &Source::File(again.path.clone()), again.bytes)).await?;
             lease::renew(store, &transfer.state).await?;
@@ -170,21 +176,23 @@ impl Again {
         let mut again = Self { path, bytes: 0 };
         let encode = |error: EncodeError| UploadError::Spool(io::Error::other(error));
         let mut render = Render::new(rendering).map_err(encode)?;
-        let mut at = 0;
-        loop {
+        let (mut at, mut is_last) = (0, false);
+        while !is_last {
             let block = store.get(key, Some(at..at + BLOCK)).await?;
             at += block.len() as u64;
-            let is_last = (block.len() as u64) < BLOCK;
+            is_last = (block.len() as u64) < BLOCK;
             let to = file.try_clone().map_err(UploadError::Spool)?;
-            let rendered =
-                tokio::task::spawn_blocking(move || render_block(&mut render, &block, &to).map(|n| (render, n)));
-            let (back, written) = rendered.await.map_err(io::Error::other).flatten().map_err(UploadError::Spool)?;
+            let rendered = tokio::task::spawn_blocking(move || -> Result<_, RenderError> {
+                let written = render::file::render_block(&block, &to, &mut render)?;
+                let rest = if is_last { render::file::end(&to, &mut render)? } else { 0 };
+                Ok((render, written + rest))
+            });
+            let rendered = rendered.await.map_err(io::Error::other).and_then(|done| done.map_err(io::Error::from));
+            let (back, written) = rendered.map_err(UploadError::Spool)?;
             render = back;
             again.bytes += written;
-            if is_last {
-                return Ok(again);
-            }
         }
+        Ok(again)
     }
 }
 
@@ -193,15 +201,6 @@ impl Drop for Again {
         // What cannot be removed the system removes some day.
         let _ = std::fs::remove_file(&self.path);
     }
-}
-
-fn render_block(render: &mut Render, block: &[u8], mut to: &File) -> io::Result<u64> {
-    let patches = render.push(block).map_err(io::Error::other)?;
-    let mut bytes = Vec::new();
-    render.take_bytes(&mut bytes);
-    to.write_all(&bytes)?;
-    patches.iter().try_for_each(|patch| to.write_all_at(&patch.bytes, patch.offset))?;
-    Ok(bytes.len() as u64)
 }
 
 /// Finishes a recording whose files lie complete in a spool.
@@ -249,8 +248,14 @@ pub async fn finish(
                 break;
             }
             let there = look(&transfer, n).await?;
-            let longer = here.duration.unwrap_or_default().0.saturating_sub(there.duration.unwrap_or_default().0);
-            if there.bytes < length_of(&here.path)? && longer > left.may_lack.0 {
+            let (length, plays) = (length_of(&here.path)?, here.duration.unwrap_or_default().0);
+            let longer = match there.duration {
+                Some(there) => plays.saturating_sub(there.0),
+                // Of what is rendered the size must do.
+                None => (plays as f64 * (1.0 - there.bytes as f64 / length.max(1) as f64)) as u64,
+            };
+            let is_unknown = plays == 0;
+            if there.bytes < length && (longer > left.may_lack.0 || is_unknown) {
                 break;
             }
             files.push(there);
@@ -302,7 +307,9 @@ async fn finish_files(
     state.files = files_of(&state, left, steps, &state.files);
     let mut transfer = Transfer::new(store.clone(), state, note);
     for (key, upload) in given_up(left, steps) {
-        store.abort(&key, &upload).await?;
+        if let Err(error) = store.abort(&key, &upload).await {
+            tracing::warn!(%error, "parts of an upload are left behind");
+        }
     }
     let mut files = Vec::new();
     for (n, LeftFile { path, duration, .. }) in left.files.iter().enumerate() {
@@ -381,7 +388,15 @@ impl Adopted {
     /// # Errors
     /// What the store says.
     pub async fn close(mut self) -> Result<(), UploadError> {
-        clear(&self.transfer.store, &mut self.transfer.state).await
+        let Transfer { store, state, .. } = &mut self.transfer;
+        let only_served = |file: &&FileState| file.what.is_source_only && file.stored.is_some();
+        let told_of = |file: &&FileState| self.files.iter().any(|told| told.key == file.key);
+        let keys: Vec<String> =
+            state.files.iter().filter(only_served).filter(|file| !told_of(file)).map(|file| file.key.clone()).collect();
+        if let Err(error) = store.delete(&keys).await {
+            tracing::warn!(%error, "a stream that only served to make others stays");
+        }
+        clear(store, state).await
     }
 }
 

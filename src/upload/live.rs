@@ -482,7 +482,8 @@ impl Live {
     }
 
     async fn read_head(&mut self, n: usize) -> Result<(), UploadError> {
-        if !self.transfer.state.files[n].head.is_empty() {
+        let FileState { head, what, .. } = &self.transfer.state.files[n];
+        if !head.is_empty() || what.stream().is_none() {
             return Ok(());
         }
         let end = self.synced(n).min(PAGE);
@@ -638,11 +639,11 @@ fn key_of(state: &LiveState, suffix: &str, ext: &str) -> String {
 pub(super) async fn clear(store: &Store, state: &mut LiveState) -> Result<(), UploadError> {
     state.done = true;
     store.put(&state.key(), state.write(), &options(false)).await?;
-    for FileState { key, upload, stored, what, .. } in &state.files {
-        if let (Some(upload), None) = (upload, stored) {
-            store.abort(key, upload).await?;
-        } else if what.is_source_only && stored.is_some() {
-            store.delete(std::slice::from_ref(key)).await?;
+    for FileState { key, upload, stored, .. } in &state.files {
+        if let (Some(upload), None) = (upload, stored)
+            && let Err(error) = store.abort(key, upload).await
+        {
+            tracing::warn!(%error, "parts of an upload are left behind");
         }
     }
     let left = store.list(&LiveState::prefix_of(&state.stem)).await?;

@@ -142,7 +142,7 @@ impl Transfer {
         }
     }
 
-    async fn begin(&mut self, n: usize) -> Result<UploadId, UploadError> {
+    pub(super) async fn begin(&mut self, n: usize) -> Result<UploadId, UploadError> {
         let attributes = self.attributes(&self.state.files[n].what.ext);
         let FileState { file, key, .. } = self.state.files[n].clone();
         let upload = self.store.begin(&key, &attributes).await?;
@@ -215,13 +215,19 @@ impl Transfer {
         let mut anew = 0;
         loop {
             self.put_parts(n, source, len, true).await?;
-            self.put_patched(n, source).await?;
-            let FileState { key, upload, parts, .. } = &self.state.files[n];
-            let Some(upload) = upload else {
-                return Err(UploadError::Spool(io::ErrorKind::UnexpectedEof.into()));
+            let completed = match self.put_patched(n, source).await {
+                Ok(()) => {
+                    let FileState { key, upload, parts, .. } = &self.state.files[n];
+                    let Some(upload) = upload else {
+                        return Err(UploadError::Spool(io::ErrorKind::UnexpectedEof.into()));
+                    };
+                    self.store.complete(key, upload, parts, true).await.map(drop)
+                }
+                Err(UploadError::Store(error)) => Err(error),
+                Err(error) => return Err(error),
             };
-            match self.store.complete(key, upload, parts, true).await {
-                Ok(_) => return Ok(()),
+            match completed {
+                Ok(()) => return Ok(()),
                 Err(StoreError::Gone(why)) if anew < ANEW && source.can_begin_anew() => {
                     anew += 1;
                     tracing::warn!(%why, "the store has forgotten an upload; it begins anew");

@@ -347,8 +347,8 @@ mod tests {
     use super::super::flac::FlacWriter;
     use super::super::pcm::Depth;
     use super::super::wav::WavWriter;
-    use super::crate::encode::Patch;
     use super::*;
+    use crate::encode::Patch;
     use crate::encode::{Mapping, OpusHead};
     use crate::time::SampleCount;
 

@@ -1,6 +1,7 @@
 //! The small picture of a recording, under the name that deployed systems look for.
 
 use crate::analysis::Waveform;
+use crate::catalog::thumbnail_key;
 use crate::config::PictureKind;
 use crate::draw::{DrawError, PictureSize, Style, waveform_png};
 use crate::recording::{Manifest, Names, SidecarKind, Sound, scene};
@@ -26,7 +27,7 @@ pub(super) async fn put(shared: &Shared, manifest: &Manifest, manifest_key: &str
     {
         return None;
     }
-    let key = format!("recordings/{}/thumbnails/{}.png", manifest.room.sid, manifest.recording_id);
+    let key = thumbnail_key(&manifest.room.sid, &manifest.recording_id);
     match draw_and_put(shared, manifest, manifest_key, &key).await {
         Ok(()) => Some(key),
         Err(error) => {

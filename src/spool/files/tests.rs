@@ -308,7 +308,7 @@ async fn another_process_goes_on_where_one_died() {
         let streams = orphan.open_files().unwrap().expect("a stream");
         assert_eq!((streams[0].state.granule, streams[0].state.sequence), (96_000, 4));
         let (events, _inbox) = mpsc::unbounded_channel();
-        let files = RecordingFiles::go_on(orphan, streams, &Memory::new(1 << 20), events).unwrap();
+        let (files, _) = RecordingFiles::go_on(orphan, streams, &Memory::new(1 << 20), events).unwrap();
         assert!(Orphan::of(&dir.path().join(".spool"), "r1").unwrap().is_none(), "it goes on");
         files.keep_in_memory(keep);
         let file = files.files()[0].clone();
@@ -332,7 +332,7 @@ async fn a_file_that_was_gone_on_with_and_broke_at_once_ends_where_the_first_pro
     let orphan = orphan(dir.path()).await;
     let streams = orphan.open_files().unwrap().expect("a stream");
     let (events, _inbox) = mpsc::unbounded_channel();
-    let files = RecordingFiles::go_on(orphan, streams, &Memory::new(10), events).unwrap();
+    let (files, _) = RecordingFiles::go_on(orphan, streams, &Memory::new(10), events).unwrap();
     let file = files.files()[0].id();
     files.append(file, all[3].clone());
     let done = files.finish(file, true).await.unwrap();

@@ -30,11 +30,6 @@ pub struct OpenStream {
 }
 
 impl OpenStream {
-    /// What it is rendered in.
-    pub fn renderings(&self) -> impl Iterator<Item = Rendering> {
-        self.rendered.iter().map(|(_, _, render)| render.rendering())
-    }
-
     /// Its size, which is the end of its last page, or of the segment that holds it; with what is rendered from it.
     pub fn bytes(&self) -> u64 {
         self.open.bytes + self.rendered.iter().map(|(_, open, _)| open.bytes).sum::<u64>()
@@ -102,18 +97,23 @@ pub(super) fn open(made: &Made, part: &Path, stream: Stream<'_>) -> Result<Opene
     Ok(Opened::ToGoOn(Box::new(OpenStream { made: made.clone(), head, state, open, rendered: Vec::new() })))
 }
 
-/// Makes `made` again, which is rendered from the stream in `source`, as far as that goes.
-pub(super) fn render_again(made: &Made, rendering: Rendering, source: &Path) -> Result<(OpenFile, Render), FileError> {
+/// Makes `made` again, which is rendered from the stream in `source`, as far as that goes; `ends` where nothing more comes.
+pub(super) fn render_again(
+    made: &Made,
+    rendering: Rendering,
+    source: &Path,
+    ends: bool,
+) -> Result<(OpenFile, Render), FileError> {
     let part = part_of(&made.path);
     let failed = |e| FileError::new("cannot render again", &part, e);
     let encode = |e: EncodeError| failed(io::Error::other(e));
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&part).map_err(failed)?;
     let mut render = Render::new(rendering).map_err(encode)?;
-    let rendered = render::file::render(source, &file, &mut render, |_| ());
+    let rendered = render::file::render(source, &file, &mut render, ends);
     let bytes = rendered.map_err(|error| failed(error.into()))?;
     file.sync_all().map_err(failed)?;
     let (path, hash) = (made.path.clone(), hashed(&part).map_err(failed)?);
-    Ok((OpenFile { path, bytes, last_unit: 0, file, hash }, render))
+    Ok((OpenFile { path, bytes, last_unit: bytes, file, hash }, render))
 }
 
 fn hashed(path: &Path) -> io::Result<Sha256> {
