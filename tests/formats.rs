@@ -52,7 +52,10 @@ impl Recorder {
     /// Starts a recorder, and waits until it records.
     async fn start(server: &LiveKitServer, storage: Option<&StorageServer>, root: &Path, more: &[&str]) -> Self {
         let mut command = callreel();
-        command.args(["record", "--url", &server.url(), "--room", "call", "--name", "call", "--recording-id", "R1"]);
+        command.args(["record", "--url", &server.url(), "--room", "call"]);
+        if !more.contains(&"--name") {
+            command.args(["--name", "call", "--recording-id", "R1"]);
+        }
         command.args(["--departure-timeout", "60s", "--tail-every", "1s", "--spool"]).arg(root.join("spool"));
         command.env("LIVEKIT_API_KEY", server.api_key()).env("LIVEKIT_API_SECRET", server.api_secret()).arg("--out");
         match storage {
@@ -155,7 +158,9 @@ fn compare(name: &str, found: &[Vec<f32>], reference: &[Vec<f32>]) {
     assert_eq!(found.len(), reference.len(), "{name}: channels");
     for (found, reference) in found.iter().zip(reference) {
         let longer = found.len() as i64 - reference.len() as i64;
-        assert!(longer.abs() <= 1_200, "{name}: {longer} samples longer");
+        // ffmpeg plays the packet whole in which an MP4 ends.
+        let may_be_longer = if name.ends_with("mp4") { 0..=960 } else { 0..=0 };
+        assert!(may_be_longer.contains(&longer), "{name}: {longer} samples longer");
         let end = reference.len().min(found.len());
         for from in [0, end - 96_000] {
             let piece = &reference[from..from + 96_000];
@@ -181,7 +186,8 @@ async fn check_all(folder: &Path, manifest: &Manifest) {
         let file = folder.join(&output.file);
         assert!(output.file.ends_with(&format!(".{}", output.format)), "{output:?}");
         let (sound, seconds) = (heard(&file).await, duration_of(&file).await);
-        let tolerance = if output.format == "mp3" { 0.024 } else { 0.02 };
+        // ffprobe counts what a player leaves out of an MP3's first and last frames.
+        let tolerance = if output.format == "mp3" { 0.072 } else { 0.02 };
         let off = seconds - output.duration_seconds;
         assert!(off.abs() <= tolerance, "{}: {seconds} s, not {}", output.file, output.duration_seconds);
         let key = format!("{} {:?}", output.kind, output.participant);
@@ -269,9 +275,7 @@ async fn one_call_in_every_format() {
         for to in ALL.split(',').filter(|to| *to != from) {
             let target = converted.join(format!("{from}.{to}"));
             run(&["convert"], &[&out.join(format!("call.{from}")), &target]).await;
-            if from != "mp3" && to != "mp3" {
-                compare(&format!("{from} to {to}"), &heard(&target).await, &ogg);
-            }
+            compare(&format!("{from} to {to}"), &heard(&target).await, &ogg);
         }
     }
     let progressive = converted.join("front.mp4");
@@ -279,7 +283,7 @@ async fn one_call_in_every_format() {
     let bytes = std::fs::read(&progressive).unwrap();
     let at = |name: &[u8]| bytes.windows(4).position(|window| window == name).unwrap();
     assert!(at(b"moov") < at(b"mdat") && !bytes.windows(4).any(|window| window == b"moof"));
-    compare("progressive", &heard(&progressive).await, &ogg);
+    compare("progressive mp4", &heard(&progressive).await, &ogg);
     // Without a change of the codec nothing is encoded anew.
     for container in ["webm", "mp4"] {
         run(&["convert"], &[&converted.join(format!("ogg.{container}")), &again.join(format!("{container}.ogg"))])
@@ -348,7 +352,7 @@ async fn every_format_is_gone_on_with() {
     let server = LiveKitServer::start().await.unwrap();
     let root = tempfile::tempdir().unwrap();
     let out = root.path().join("out");
-    let more = ["--format", "mp4,webm,wav,flac,mp3", "--outputs", "mix,tracks"];
+    let more = ["--format", "webm,mp4,wav,flac,mp3", "--outputs", "mix,tracks"];
     let first = Recorder::start(&server, None, root.path(), &more).await;
     let (_alice, voice) = speaker(&server, "alice", 4).await;
     voice.sent_at_least(250).await.unwrap();
@@ -361,7 +365,7 @@ async fn every_format_is_gone_on_with() {
     assert_eq!(manifest.outputs.len(), 10);
     assert!(manifest.duration_seconds > 9.0, "{}", manifest.duration_seconds);
     check_all(&out, &manifest).await;
-    assert_eq!(names(root.path()).len(), 13, "ten files, and three that tell of them: {:?}", names(root.path()));
+    assert_eq!(names(root.path()).len(), 11, "ten files and their manifest: {:?}", names(root.path()));
 }
 
 /// Fetches what is in the store.
@@ -410,7 +414,7 @@ async fn every_format_goes_up_while_they_talk_and_is_finished_by_another_machine
     std::fs::remove_dir_all(&lost).unwrap();
     let mut recover = callreel();
     with_store(&mut recover, &storage);
-    recover.args(["recover", "--from-store", "--out", "s3://calls/2026"]);
+    recover.args(["recover", "--from-store", "s3://calls/2026"]);
     let recovered = loop {
         let output = recover.output().await.unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -8,6 +8,7 @@ playing (whether time went on from there), energy (RMS per channel of what was h
 RMS per channel, as decodeAudioData gives them). Needs Chromium and nothing else; files are served on 127.0.0.1 with
 range requests, as seeking needs them.
 """
+
 import argparse
 import http.server
 import json
@@ -82,8 +83,16 @@ async function play(url) {
 play("/file");
 </script>"""
 
-TYPES = {".ogg": "audio/ogg", ".opus": "audio/ogg", ".webm": "audio/webm", ".mp4": "audio/mp4", ".m4a": "audio/mp4",
-         ".wav": "audio/wav", ".flac": "audio/flac", ".mp3": "audio/mpeg"}
+TYPES = {
+    ".ogg": "audio/ogg",
+    ".opus": "audio/ogg",
+    ".webm": "audio/webm",
+    ".mp4": "audio/mp4",
+    ".m4a": "audio/mp4",
+    ".wav": "audio/wav",
+    ".flac": "audio/flac",
+    ".mp3": "audio/mpeg",
+}
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -113,7 +122,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if start > end:
             return self.answer(416, "text/plain", b"", {"Content-Range": f"bytes */{len(content)}"})
         place = f"bytes {start}-{end}/{len(content)}"
-        self.answer(206, self.server.kind, content[start:end + 1], {"Accept-Ranges": "bytes", "Content-Range": place})
+        self.answer(206, self.server.kind, content[start : end + 1], {"Accept-Ranges": "bytes", "Content-Range": place})
 
     def do_POST(self):
         self.server.said = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -139,10 +148,21 @@ def play(browser, path, seconds):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     profile = tempfile.mkdtemp()
     process = subprocess.Popen(
-        [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-         "--disable-background-networking", "--autoplay-policy=no-user-gesture-required", f"--user-data-dir={profile}",
-         f"http://127.0.0.1:{server.server_port}/"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        [
+            browser,
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--autoplay-policy=no-user-gesture-required",
+            f"--user-data-dir={profile}",
+            f"http://127.0.0.1:{server.server_port}/",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         server.done.wait(seconds)
     finally:
