@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use callreel::call::{Codec, TrackKey};
-use callreel::room::{Impairment, RoomEvent, Timeouts, TransportPolicy};
+use callreel::encode::packet;
+use callreel::room::{Impairment, RoomEvent, RtpPacket, Timeouts, TransportPolicy};
 use callreel::testkit::audio::generate;
 use callreel::testkit::{Audio, LiveKitServer, Publisher, PublisherConfig, TrackOptions};
 
@@ -195,9 +196,11 @@ async fn ten_talkers_are_told_apart() {
         assert_eq!(missing(&sent, &received), Vec::<u16>::new());
         let sizes: std::collections::HashMap<u16, usize> =
             sent.iter().map(|packet| (packet.seq, packet.payload_len)).collect();
-        let mismatched =
-            received.iter().filter(|packet| sizes.get(&(packet.seq.0 as u16)) != Some(&packet.payload.len())).count();
-        assert_eq!(mismatched, 0, "{} has packets of somebody else", voice.sid());
+        let is_other = |packet: &&RtpPacket| sizes.get(&(packet.seq.0 as u16)) != Some(&packet.payload.len());
+        // The server lets go of a track with silence of its own, under numbers that its sender gives to others.
+        let of_server = |packet: &&RtpPacket| packet.marker && packet.payload.starts_with(&packet::SILENCE_20_MS);
+        let strange: Vec<_> = received.iter().filter(is_other).filter(|packet| !of_server(packet)).collect();
+        assert!(strange.is_empty(), "{} has packets of somebody else: {strange:?}", voice.sid());
     }
 }
 
