@@ -193,10 +193,7 @@ fn unreadable(error: ReadError) -> RenderError {
     }
 }
 
-fn each_block(
-    input: &mut impl Read,
-    take: &mut dyn FnMut(&[u8], u64) -> Result<(), RenderError>,
-) -> Result<(), RenderError> {
+fn each_block(input: &mut impl Read, take: Take<'_>) -> Result<(), RenderError> {
     let (mut block, mut at) = (vec![0; BLOCK], 0);
     loop {
         match input.read(&mut block) {

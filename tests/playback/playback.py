@@ -4,8 +4,8 @@
     playback.py [--browser PROGRAM] FILE...
 
 Each line has: file, ok, error, duration (as <audio> gives it), seeked (where it stood after a seek to the middle),
-playing (whether time went on from there), energy (RMS per channel of what was heard after the seek), decoded (seconds and
-RMS per channel, as decodeAudioData gives them). Needs Chromium and nothing else; files are served on 127.0.0.1 with
+playing (whether time went on from there), energy (RMS per channel of what was heard after the seek), decoded (seconds
+and RMS per channel, as decodeAudioData gives them). Needs Chromium and nothing else; files are served on 127.0.0.1 with
 range requests, as seeking needs them.
 """
 
@@ -70,7 +70,8 @@ async function play(url) {
     try {
       const whole = await context.decodeAudioData(bytes);
       const channels = [...Array(whole.numberOfChannels).keys()];
-      said.decoded = { seconds: whole.duration, rate: whole.sampleRate, energy: channels.map(n => rms(whole.getChannelData(n))) };
+      const energy = channels.map(n => rms(whole.getChannelData(n)));
+      said.decoded = { seconds: whole.duration, rate: whole.sampleRate, energy };
     } catch (error) {
       said.decoded = { error: String(error) };
     }
