@@ -45,9 +45,13 @@ fn formats(c: &mut Criterion) {
     let mut group = c.benchmark_group("formats");
     group.throughput(Throughput::Elements(encoded.len() as u64 * 960));
     group.bench_function("opus, encoded", |b| b.iter(|| packets(mix)));
-    group.bench_function("ogg", |b| b.iter(|| write(head, &encoded, |bytes| {
-            std::hint::black_box(bytes);
-        }))));
+    group.bench_function("ogg", |b| {
+        b.iter(|| {
+            write(head, &encoded, |bytes| {
+                std::hint::black_box(bytes);
+            });
+        });
+    });
     let sixteen = Quality::default();
     for (name, format, quality) in [
         ("webm", Format::Webm, sixteen),

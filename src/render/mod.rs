@@ -1,4 +1,4 @@
-//! Other formats of a recording, made of its Ogg stream while that grows. Pure, but for [`file`].
+//! Other formats of a recording, made of its Ogg stream while that grows. Pure, but for [`mod@file`].
 //!
 //! The Ogg stream in the spool is the one truth of a recording: it is cut back, ended and gone on with after a crash. What is
 //! in another format is a function of it. Nothing of that has to outlast a crash: it is made again.
@@ -6,7 +6,7 @@
 //! | item | what it does |
 //! |---|---|
 //! | [`Render`] | whole pages to bytes of one other format |
-//! | [`file`] | a whole Ogg file to a whole file of another format |
+//! | [`mod@file`] | a whole Ogg file to a whole file of another format |
 //! | [`source`] | a file in any format to the Ogg stream that it holds or would be |
 
 pub mod file;
