@@ -84,7 +84,8 @@ async fn a_lost_catalogue_comes_back(catalog: Catalog, store: &Store) {
     assert_eq!((row.created_at, row.started_at, row.ended_at), (NOW, Some(NOW), Some(NOW + Duration::minutes(1))));
     assert_eq!((row.duration_seconds, row.file_size_bytes, row.file_format.as_str()), (59.9, 5, "ogg"));
     assert_eq!(row.storage_key.as_deref(), Some("recordings/R1.ogg"));
-    assert_eq!(row.objects, ["recordings/R1.ogg", "recordings/R1.peaks.json", "recordings/R1.json"]);
+    let picture = "recordings/RM_1/thumbnails/R1.png";
+    assert_eq!(row.objects, ["recordings/R1.ogg", "recordings/R1.peaks.json", "recordings/R1.json", picture]);
     assert_eq!((row.storage_provider.as_str(), row.storage_bucket.as_deref()), ("s3", Some("calls")));
     assert_eq!(row.file_url, Some(store.location("recordings/R1.ogg")));
     assert_eq!(row.manifest, Some(store.location("recordings/R1.json")));
