@@ -136,7 +136,7 @@ async fn what_the_catalogue_knows_better_stays(catalog: Catalog, store: &Store) 
     assert_eq!((&died.metadata["ticket"], died.rule.as_deref(), died.retention_until), (&json!(7), Some("sip"), None));
     let known = catalog.get("known").await.unwrap().unwrap();
     assert_eq!((known.outcome, known.legal_hold), (Some(Outcome::Degraded), true));
-    assert_eq!((&known.reasons, known.objects.len(), known.participants.len()), (&json!([]), 3, 2));
+    assert_eq!((&known.reasons, known.objects.len(), known.participants.len()), (&json!([]), 4, 2));
     assert_eq!(catalog.get("lives").await.unwrap().unwrap().status, Status::Starting);
     for step in rebuild(&catalog, store).await {
         assert!(!matches!(step.rebuilt, Rebuilt::Mended { .. } | Rebuilt::Added { .. }), "{step:?}");
