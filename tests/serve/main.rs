@@ -7,6 +7,7 @@ mod support;
 use std::time::Duration;
 
 use callreel::clock;
+use callreel::encode::WebmReader;
 use callreel::notify::verify;
 use callreel::testkit::analysis;
 use callreel::testkit::audio::Audio;
@@ -33,14 +34,20 @@ async fn fetch(url: &str, range: Option<&str>) -> (u16, Vec<u8>) {
 
 /// What a finished recording sounds like, by its signed address.
 async fn played(service: &Service, recording: &Value) -> (Audio, Vec<u8>) {
-    let (status, answer) = service.post(&format!("/api/v1/recordings/{}/url", id(recording)), json!({})).await;
-    assert_eq!(status, 200, "{answer}");
-    let (status, bytes) = fetch(answer["url"].as_str().unwrap(), None).await;
-    assert_eq!(status, 200);
+    let bytes = fetched(service, recording).await;
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("played.ogg");
     std::fs::write(&path, &bytes).unwrap();
     (Audio::read(&path).unwrap(), bytes)
+}
+
+/// A finished recording, by its signed address.
+async fn fetched(service: &Service, recording: &Value) -> Vec<u8> {
+    let (status, answer) = service.post(&format!("/api/v1/recordings/{}/url", id(recording)), json!({})).await;
+    assert_eq!(status, 200, "{answer}");
+    let (status, bytes) = fetch(answer["url"].as_str().unwrap(), None).await;
+    assert_eq!(status, 200);
+    bytes
 }
 
 #[tokio::test]
@@ -94,6 +101,39 @@ async fn a_room_is_recorded_listed_played_and_told_of_without_anybody_touching_a
         took.as_secs_f64()
     );
     assert!(started < before, "from its first packet on");
+    service.terminate().await;
+}
+
+#[tokio::test]
+async fn a_room_is_recorded_in_the_formats_that_are_asked_for_and_has_a_picture() {
+    let world = World::start().await;
+    let service = world.serve("rules: [{format: \"webm,mp3\"}]").await;
+    let (alice, voice) = world.speaker("call", "alice", 12).await;
+    service.recording("call", "active").await;
+    voice.sent_at_least(250).await.unwrap();
+    alice.leave().await.unwrap();
+    let ready = service.recording("call", "ready").await;
+    assert_eq!((&ready["outcome"], &ready["file_format"]), (&json!("complete"), &json!("webm")), "{ready:#}");
+    let locations: Vec<&str> =
+        ready["outputs"].as_array().unwrap().iter().map(|output| output["location"].as_str().unwrap()).collect();
+    assert!(locations[0].ends_with(".webm") && locations[1].ends_with(".mp3"), "{locations:?}");
+    let mut webm = WebmReader::new();
+    webm.push(&fetched(&service, &ready).await);
+    let found = webm.finish();
+    assert!(found.is_clean(), "{:?}", found.problems);
+    assert!((found.total.as_secs_f64() - ready["duration_seconds"].as_f64().unwrap()).abs() < 0.001);
+    let store = world.storage.store("calls").await.unwrap();
+    let thumbnail = ready["thumbnail_url"].as_str().unwrap();
+    let key = format!("recordings/{}/thumbnails/{}.png", ready["room_id"].as_str().unwrap(), id(&ready));
+    assert!(thumbnail.ends_with(&key), "{thumbnail}");
+    let listed = store.list("").await.unwrap();
+    let picture = listed.iter().find(|object| object.key.ends_with(&key)).expect("there is a picture");
+    assert!(store.get(&picture.key, None).await.unwrap().starts_with(b"\x89PNG"));
+    assert!(!listed.iter().any(|object| object.key.ends_with(".ogg")), "nobody asked for that: {listed:?}");
+    let path = format!("/api/v1/recordings/{}", id(&ready));
+    let (status, deleted) = service.ask(Method::DELETE, &path, None).await;
+    assert!((200..300).contains(&status), "{deleted}");
+    within("it is erased, picture and all", async || store.list("").await.unwrap().is_empty()).await;
     service.terminate().await;
 }
 
