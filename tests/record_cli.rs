@@ -179,8 +179,9 @@ async fn what_makes_no_sense_is_bad_usage() {
         (&["--url", "ws://x", "--api-key", "k", "--api-secret", "s"], "room"),
         (&["--url", "ws://x", "--api-key", "k", "--api-secret", "s", "--room", "r", "--name", "{rom}"], "rom"),
         (&["--url", "ws://x", "--api-key", "k", "--api-secret", "s", "--room", "r", "--out", "ftp://b"], "ftp"),
+        (&["--url", "ws://x", "--api-key", "k", "--api-secret", "s", "--room", "r", "--format", "avi"], "avi"),
         (
-            &["--url", "ws://x", "--api-key", "k", "--api-secret", "s", "--room", "r", "--format", "mp4"],
+            &["--url", "ws://x", "--api-key", "k", "--api-secret", "s", "--room", "r", "--format", "webm", "--video"],
             "not available",
         ),
         (&["--url", "ws://x", "--api-key", "k", "--api-secret", "s", "--room", "r", "--bitrate", "1"], "bitrate"),

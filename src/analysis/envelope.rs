@@ -17,7 +17,8 @@ pub struct Envelope {
 
 impl Default for Envelope {
     fn default() -> Self {
-        Self { samples_per_pixel: FINEST, pixels: Vec::new() }
+        // No more is taken while the call goes on.
+        Self { samples_per_pixel: FINEST, pixels: Vec::with_capacity(MOST_PIXELS) }
     }
 }
 
@@ -61,8 +62,12 @@ impl Envelope {
     }
 
     fn merge_pairs(&mut self) {
-        let pair = |pair: &[i8]| pair.iter().copied().max().unwrap_or(0);
-        self.pixels = self.pixels.chunks(2).map(pair).collect();
+        let merged = self.pixels.len().div_ceil(2);
+        for pixel in 0..merged {
+            let other = self.pixels.get(2 * pixel + 1).copied().unwrap_or(0);
+            self.pixels[pixel] = self.pixels[2 * pixel].max(other);
+        }
+        self.pixels.truncate(merged);
         self.samples_per_pixel *= 2;
     }
 }
