@@ -156,6 +156,8 @@ async fn duration_of(file: &Path) -> f64 {
 
 /// Compares what is heard in a file with what is heard in the reference, at its beginning and at its end.
 fn compare(name: &str, found: &[Vec<f32>], reference: &[Vec<f32>]) {
+    // What was encoded anew is less alike.
+    let alike = if name.contains(" to ") || name.ends_with("mp3") { 0.9 } else { 0.97 };
     assert_eq!(found.len(), reference.len(), "{name}: channels");
     for (found, reference) in found.iter().zip(reference) {
         let longer = found.len() as i64 - reference.len() as i64;
@@ -172,7 +174,7 @@ fn compare(name: &str, found: &[Vec<f32>], reference: &[Vec<f32>]) {
             let place = analysis::find(piece, &found[around.clone()]).expect("sound");
             let off = around.start as i64 + place.offset as i64 - from as i64;
             println!("{name} at {:.1} s: {off} samples off, likeness {:.4}", from as f64 / 48e3, place.score);
-            assert!(off.abs() <= TOLERANCE && place.score > 0.97, "{name} at {from}: {off} off, {place:?}");
+            assert!(off.abs() <= TOLERANCE && place.score > alike, "{name} at {from}: {off} off, {place:?}");
         }
     }
 }
