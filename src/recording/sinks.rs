@@ -118,6 +118,13 @@ pub struct Stored {
     pub all_named: bool,
 }
 
+impl Stored {
+    fn add(&mut self, file: &FinishedFile, entry: OutputEntry) {
+        self.results.push(OutputResult::new(&entry, file.path.display().to_string()));
+        self.entries.push(entry);
+    }
+}
+
 impl Sinks {
     /// Reserves the recording's name, as [`RecordingFiles::reserve`] does. No output has a file yet.
     /// Where there is a store, files go there as they grow.
@@ -395,39 +402,22 @@ impl Sinks {
     async fn store(&mut self, origins: Vec<Origin>, end: MediaTime) -> Stored {
         let mut stored = Stored { all_named: true, ..Stored::default() };
         let mut whole = Vec::new();
-        let mut take = |id: FileId, file: &FinishedFile, entry: OutputEntry| {
-            stored.results.push(OutputResult::new(&entry, file.path.display().to_string()));
-            stored.entries.push(entry);
-            whole.push(id);
-        };
-        let recipients = &self.forms.recipients;
-        for (sink, origin) in self.sinks.iter_mut().zip(&origins) {
-            let is_whole = origin.fault.is_none() && sink.fault.is_none();
+        for (n, origin) in origins.iter().enumerate().take(self.sinks.len()) {
             let mut end = end;
-            for render in &mut sink.renders {
+            if self.forms.ogg {
+                end = self.finish_stream(n, origin, end, &mut stored, &mut whole).await;
+            }
+            for render in &mut self.sinks[n].renders {
                 let rest = render.end();
                 self.files.append(render.file, rest);
-            }
-            // Where something that was to be made of it is not whole, the stream itself is kept.
-            if self.forms.ogg || sink.renders.iter().any(|render| render.fault.is_some()) {
-                match self.files.finish(sink.file, is_whole).await {
-                    Ok(file) => {
-                        end = file.cut_to.map_or(end, |length| MediaTime::ZERO + length);
-                        take(sink.file, &file, entry(&file, OGG, origin, end, recipients));
-                    }
-                    Err(error) => {
-                        stored.all_named = false;
-                        sink.fault.get_or_insert_with(|| error.to_string());
-                    }
-                }
-            }
-            for render in &mut sink.renders {
                 let is_whole = render.fault.is_none();
                 let patches = std::mem::take(&mut render.patches);
                 match self.files.finish_patched(render.file, is_whole, patches).await {
                     Ok(file) => {
                         let format = render.render.rendering().format;
-                        take(render.file, &file, entry(&file, format.as_str(), origin, end, recipients));
+                        let entry = entry(&file, format.as_str(), origin, end, &self.forms.recipients);
+                        stored.add(&file, entry);
+                        whole.push(render.file);
                     }
                     Err(error) => {
                         stored.all_named = false;
@@ -436,13 +426,49 @@ impl Sinks {
                 }
             }
         }
+        // What the disk refused at the very end shows here.
         while let Ok(event) = self.events.try_recv() {
             self.note(event);
+        }
+        for (n, origin) in origins.iter().enumerate().take(self.sinks.len()) {
+            // Where something that was to be made of it is not whole, the stream itself is kept.
+            if !self.forms.ogg && self.sinks[n].renders.iter().any(|render| render.fault.is_some()) {
+                self.finish_stream(n, origin, end, &mut stored, &mut whole).await;
+                while let Ok(event) = self.events.try_recv() {
+                    self.note(event);
+                }
+            }
         }
         self.complete(&whole, &mut stored).await;
         stored.reasons = self.reasons(&origins);
         stored.reasons.extend(self.refused.clone().map(|message| Reason::Upload { message }));
         stored
+    }
+
+    /// Gives an output's own stream its name. Gives where it ends.
+    async fn finish_stream(
+        &mut self,
+        n: usize,
+        origin: &Origin,
+        end: MediaTime,
+        stored: &mut Stored,
+        whole: &mut Vec<FileId>,
+    ) -> MediaTime {
+        let sink = &mut self.sinks[n];
+        let is_whole = origin.fault.is_none() && sink.fault.is_none();
+        match self.files.finish(sink.file, is_whole).await {
+            Ok(file) => {
+                let end = file.cut_to.map_or(end, |length| MediaTime::ZERO + length);
+                stored.add(&file, entry(&file, OGG, origin, end, &self.forms.recipients));
+                whole.push(sink.file);
+                end
+            }
+            Err(error) => {
+                stored.all_named = false;
+                sink.fault.get_or_insert_with(|| error.to_string());
+                end
+            }
+        }
     }
 
     /// Makes the objects of `whole` files appear in the store, and says where they are.
