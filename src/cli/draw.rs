@@ -11,10 +11,10 @@ use crate::config::OutputKind;
 use crate::draw::{
     DrawError, Lane, PictureSize, Scene, Spectrogram, SpectrogramConfig, Style, Theme, Wave, waveform_png, waveform_svg,
 };
-use crate::encode::{AudioReader, Format, OggInspector, OpusConfig, PcmDecoder, packet};
+use crate::encode::{AudioReader, Format, OpusConfig};
 use crate::recording::{Manifest, Names, Sound, scene};
 use crate::render::file::RenderError;
-use crate::render::source;
+use crate::render::{Listener, source};
 use crate::spool::{FileError, give_name, part_of};
 use crate::time::SampleCount;
 
@@ -180,23 +180,11 @@ fn hear(path: &Path, spectrogram: Option<SpectrogramConfig>) -> Result<Heard, No
 
 /// Listens to packets. Gives how long they play.
 fn opus(file: File, format: Format, ear: &mut Ear) -> Result<SampleCount, RenderError> {
-    let (mut inspector, mut decoder, mut packets, mut pcm) = (OggInspector::new(), None, Vec::new(), Vec::new());
+    let mut listener = Listener::default();
     source::read(file, format, &OpusConfig::mono(), &mut |pages, _| {
-        inspector.push_each(pages, &mut |packet| packets.push(packet.to_vec()));
-        let Some(head) = inspector.so_far().head else { return Ok(()) };
-        let decoder = match &mut decoder {
-            Some(decoder) => decoder,
-            none => none.insert(PcmDecoder::new(&head, SampleCount::ZERO)?),
-        };
-        for packet in packets.drain(..) {
-            decoder.write_packet(&packet, packet::check(&packet)?)?;
-            pcm.clear();
-            decoder.take(&mut pcm);
-            ear.hear(&pcm, decoder.channels())?;
-        }
-        Ok(())
+        listener.push(pages, &mut |pcm, channels| ear.hear(pcm, channels))
     })?;
-    Ok(inspector.finish().duration)
+    Ok(listener.finish())
 }
 
 /// Listens to samples. Gives how many there are.

@@ -1,12 +1,13 @@
 //! Pictures of a recording, drawn at its end.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::time::Duration;
 
 use crate::analysis::Waveform;
 use crate::config::PictureKind;
 use crate::draw::{DrawError, Spectrogram, SpectrogramConfig, Style, waveform_png, waveform_svg};
-use crate::encode::{EncodeError, OggInspector, PcmDecoder, packet};
+use crate::render::Listener;
 use crate::spool::SpoolFile;
 use crate::time::SampleCount;
 
@@ -56,7 +57,6 @@ impl Session {
         for rolled in self.roll.tracks() {
             let spoken = finished.findings.speakers.as_ref().and_then(|speakers| speakers.get(&rolled.track.key));
             let Some(wave) = spoken.and_then(|spoken| spoken.wave.as_ref()) else { continue };
-
             people.entry(&rolled.identity).and_modify(|known| louder(known, wave)).or_insert_with(|| wave.clone());
         }
         let people = people.iter().map(|(identity, wave)| (*identity, wave)).collect();
@@ -88,32 +88,23 @@ fn louder(known: &mut Waveform, other: &Waveform) {
 async fn spectrogram(stream: Option<SpoolFile>, config: SpectrogramConfig) -> Result<Vec<Drawn>, String> {
     let Some(stream) = stream else { return Ok(Vec::new()) };
     let end = stream.progress().borrow().written;
-    let (mut inspector, mut decoder, mut picture) = (OggInspector::new(), None, None);
-    let (mut at, mut packets, mut pcm) = (0, Vec::new(), Vec::new());
+    let (mut listener, mut picture, mut at) = (Listener::default(), None, 0);
     while at < end {
         let block = stream.read(at..end.min(at + BLOCK)).await.map_err(|error| error.to_string())?;
         at += block.len() as u64;
-        inspector.push_each(&block, &mut |packet| packets.push(packet.to_vec()));
-        let Some(head) = inspector.so_far().head else { continue };
-        if decoder.is_none() {
-            let made = PcmDecoder::new(&head, SampleCount::ZERO).map_err(|error| error.to_string())?;
-            picture = Some(Spectrogram::new(config.clone(), made.channels()).map_err(|error| error.to_string())?);
-            decoder = Some(made);
-        }
-        let (Some(decoder), Some(picture)) = (&mut decoder, &mut picture) else { continue };
-        for packet in packets.drain(..) {
-            let decode = |decoder: &mut PcmDecoder| -> Result<(), EncodeError> {
-                decoder.write_packet(&packet, packet::check(&packet)?)
+        let listened = listener.push(&block, &mut |pcm, channels| {
+            let picture = match &mut picture {
+                Some(picture) => picture,
+                none => none.insert(Spectrogram::new(config.clone(), channels).map_err(io::Error::other)?),
             };
-            decode(decoder).map_err(|error| error.to_string())?;
-            pcm.clear();
-            decoder.take(&mut pcm);
-            picture.push(&pcm);
-        }
+            picture.push(pcm);
+            Ok(())
+        });
+        listened.map_err(|error| error.to_string())?;
         // A long call takes seconds.
         tokio::task::yield_now().await;
     }
-    let total = inspector.finish().duration;
+    let total = listener.finish();
     let Some(picture) = picture.filter(|_| total > SampleCount::ZERO) else { return Ok(Vec::new()) };
     let png = picture.finish(total).map_err(|error| error.to_string())?;
     Ok(vec![(SidecarKind::Spectrogram, "spectrogram.png", png)])

@@ -6,6 +6,7 @@
 //! | item | what it does |
 //! |---|---|
 //! | [`Render`] | whole pages to bytes of one other format |
+//! | [`Listener`] | pages to what they sound like |
 //! | [`mod@file`] | a whole Ogg file to a whole file of another format |
 //! | [`source`] | a file in any format to the Ogg stream that it holds or would be |
 
@@ -14,6 +15,7 @@ pub mod source;
 
 use serde::{Deserialize, Serialize};
 
+use self::file::RenderError;
 use crate::encode::{
     Depth, EncodeError, FlacWriter, Format, LONGEST_PACKET, Mp4Writer, OggInspector, OpusHead, OpusTags, Patch,
     PcmDecoder, WavWriter, WebmWriter, packet,
@@ -265,6 +267,46 @@ impl Sound {
         self.pcm.clear();
         self.decoder.take(&mut self.pcm);
         &self.pcm
+    }
+}
+
+/// What takes sound: interleaved, with how many channels.
+pub type Heard<'a> = &'a mut dyn FnMut(&[f32], usize) -> Result<(), RenderError>;
+
+/// Listens to one Ogg stream, in pieces of any size.
+#[derive(Debug, Default)]
+pub struct Listener {
+    pages: OggInspector,
+    packets: Vec<Vec<u8>>,
+    decoder: Option<PcmDecoder>,
+    pcm: Vec<f32>,
+}
+
+impl Listener {
+    /// Takes the next bytes, and hands on what they sound like. The end is not trimmed.
+    ///
+    /// # Errors
+    /// A stream that cannot be decoded; what `heard` says.
+    pub fn push(&mut self, pages: &[u8], heard: Heard<'_>) -> Result<(), RenderError> {
+        let packets = &mut self.packets;
+        self.pages.push_each(pages, &mut |packet| packets.push(packet.to_vec()));
+        let Some(head) = self.pages.so_far().head else { return Ok(()) };
+        let decoder = match &mut self.decoder {
+            Some(decoder) => decoder,
+            none => none.insert(PcmDecoder::new(&head, SampleCount::ZERO)?),
+        };
+        for packet in self.packets.drain(..) {
+            decoder.write_packet(&packet, packet::check(&packet)?)?;
+            self.pcm.clear();
+            decoder.take(&mut self.pcm);
+            heard(&self.pcm, decoder.channels())?;
+        }
+        Ok(())
+    }
+
+    /// How long the stream plays.
+    pub fn finish(self) -> SampleCount {
+        self.pages.finish().duration
     }
 }
 

@@ -38,13 +38,16 @@ impl Memory {
 
     /// Takes room for `bytes`, if there is any.
     pub(super) fn take(&self, bytes: usize) -> bool {
-        let more = |used: usize| used.checked_add(bytes).filter(|used| *used <= self.limit);
-        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+        self.take_within(bytes, self.limit)
     }
 
     /// The same for what can be made again, which leaves half of the room to what cannot.
     pub(super) fn take_of_half(&self, bytes: usize) -> bool {
-        let more = |used: usize| used.checked_add(bytes).filter(|used| *used <= self.limit / 2);
+        self.take_within(bytes, self.limit / 2)
+    }
+
+    fn take_within(&self, bytes: usize, limit: usize) -> bool {
+        let more = |used: usize| used.checked_add(bytes).filter(|used| *used <= limit);
         self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
     }
 
