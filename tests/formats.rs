@@ -425,7 +425,7 @@ async fn every_format_goes_up_while_they_talk_and_is_finished_by_another_machine
     let lost = root.path().join("lost");
     let more = [&more[..], &["--name", "lost", "--recording-id", "R2"]].concat();
     let recorder = Recorder::start(&server, Some(&storage), &lost, &more[..]).await;
-    voice.sent_at_least(1_500).await.unwrap();
+    voice.sent_at_least(voice.sent().len() + 300).await.unwrap();
     recorder.kill().await;
     std::fs::remove_dir_all(&lost).unwrap();
     let mut recover = callreel();
