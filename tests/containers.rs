@@ -90,7 +90,7 @@ fn files(call: &Call) -> Vec<(String, Vec<u8>)> {
     let name = |kind: &str| format!("{}-{kind}", call.name);
     let mut files = vec![(name("live.webm"), webm.clone()), (name("live.mp4"), mp4.clone())];
     assert!(patch::apply(&webm_patches, &mut webm) && patch::apply(&mp4_patches, &mut mp4));
-    let mut index = Progressive::new(&head, &tags());
+    let mut index = Progressive::new(&head, &tags()).expect("possible");
     for packet in &call.packets {
         index.add(packet, packet::samples(packet).expect("a packet")).expect("right");
     }

@@ -321,7 +321,7 @@ fn other_files_are_refused() {
 }
 
 fn progressive(packets: &Packets, total: u64) -> Vec<u8> {
-    let mut index = Progressive::new(&head(Mapping::Mono), &tags());
+    let mut index = Progressive::new(&head(Mapping::Mono), &tags()).unwrap();
     packets.iter().for_each(|packet| index.add(packet, samples(packet).unwrap()).unwrap());
     let Front { bytes: mut file, packets: count, data } = index.finish(SampleCount(total)).unwrap();
     let front = file.len();

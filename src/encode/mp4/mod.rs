@@ -7,6 +7,8 @@
 //! There is no `sidx`: in front it would need room for an unknown number of fragments, and at the end nobody looks for it.
 
 mod boxes;
+mod coding;
+mod fragments;
 mod movie;
 mod progressive;
 mod reader;

@@ -4,22 +4,13 @@ use ::time::OffsetDateTime;
 use ::time::format_description::well_known::Rfc3339;
 
 use super::boxes::{Boxes, Fields, find, put, put_full, put_u16, put_u32, put_u64};
+use super::coding::Coding;
 use super::samples::{Samples, Table};
 use super::tags;
-use crate::encode::{EncodeError, OpusHead, OpusTags};
+use crate::encode::{OpusHead, OpusTags};
 use crate::time::{SAMPLE_RATE, SampleCount};
 
-/// Decoders need 80 ms to sound right after a seek (RFC 7845 §4.6): so many packets of 2.5, 5, 10, 20, 40 and 80 ms. A group
-/// of samples names one by its place.
-const ROLLS: [u32; 6] = [32, 16, 8, 4, 2, 1];
-const PRE_ROLL: u32 = 3840;
-
 const TRACK: u32 = 1;
-
-/// Which of the pre-rolls, counted from 1, is enough for packets of `samples` or more.
-pub(super) fn roll_index(samples: u32) -> u32 {
-    ROLLS.iter().rposition(|packets| packets * samples >= PRE_ROLL).map_or(1, |place| place as u32 + 1)
-}
 
 /// Where in a file that begins with [`write_front`] the durations stand.
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,17 +30,7 @@ pub(super) enum Movie<'a> {
 }
 
 /// Appends `ftyp` and `moov` to `out`, which is empty.
-///
-/// # Errors
-/// [`EncodeError::Config`] for a channel mapping that is not written.
-pub(super) fn write_front(
-    head: &OpusHead,
-    tags: &OpusTags,
-    movie: &Movie<'_>,
-    out: &mut Vec<u8>,
-) -> Result<Places, EncodeError> {
-    let mut opus = Vec::new();
-    head.write(&mut opus)?;
+pub(super) fn write_front(coding: &Coding, tags: &OpusTags, movie: &Movie<'_>, out: &mut Vec<u8>) -> Places {
     let date = tags.get("DATE").and_then(|date| OffsetDateTime::parse(date, &Rfc3339).ok());
     let created = date.and_then(since_1904).unwrap_or(0);
     let (played, coded) = match movie {
@@ -92,7 +73,7 @@ pub(super) fn write_front(
                     put_u32(1, out);
                     places.durations[2] = out.len() as u64;
                     put_u64(played, out);
-                    put_u64(u64::from(head.pre_skip), out);
+                    put_u64(coding.skip, out);
                     put_u32(0x1_0000, out);
                 });
             });
@@ -107,7 +88,9 @@ pub(super) fn write_front(
                     put_u16(0, out);
                 });
                 put_full(b"hdlr", 0, 0, out, |out| {
-                    out.extend_from_slice(b"\0\0\0\0soun\0\0\0\0\0\0\0\0\0\0\0\0Opus\0");
+                    out.extend_from_slice(b"\0\0\0\0soun\0\0\0\0\0\0\0\0\0\0\0\0");
+                    out.extend_from_slice(coding.name.as_bytes());
+                    out.push(0);
                 });
                 put(b"minf", out, |out| {
                     put_full(b"smhd", 0, 0, out, |out| put_u32(0, out));
@@ -117,7 +100,7 @@ pub(super) fn write_front(
                             put_full(b"url ", 0, 1, out, |_| ());
                         });
                     });
-                    put(b"stbl", out, |out| put_sample_table(&opus, movie, out));
+                    put(b"stbl", out, |out| put_sample_table(coding, movie, out));
                 });
             });
         });
@@ -126,37 +109,24 @@ pub(super) fn write_front(
                 places.extends = Some(out.len() as u64);
                 put(b"free", out, |out| out.extend([0; 12]));
                 put_full(b"trex", 0, 0, out, |out| {
-                    // Track, sample entry, 20 ms, no size, and: depends on no other sample.
-                    [TRACK, 1, 960, 0, 0x0200_0000].into_iter().for_each(|value| put_u32(value, out));
+                    // Track, sample entry, duration, no size, and: depends on no other sample.
+                    [TRACK, 1, coding.usual, 0, 0x0200_0000].into_iter().for_each(|value| put_u32(value, out));
                 });
             });
         }
         tags::write(tags, out);
     });
-    Ok(places)
+    places
 }
 
 fn put_matrix(out: &mut Vec<u8>) {
     [0x1_0000, 0, 0, 0, 0x1_0000, 0, 0, 0, 0x4000_0000].into_iter().for_each(|value| put_u32(value, out));
 }
 
-/// `opus` is the identification header as in Ogg, little-endian.
-fn put_sample_table(opus: &[u8], movie: &Movie<'_>, out: &mut Vec<u8>) {
+fn put_sample_table(coding: &Coding, movie: &Movie<'_>, out: &mut Vec<u8>) {
     put_full(b"stsd", 0, 0, out, |out| {
         put_u32(1, out);
-        put(b"Opus", out, |out| {
-            out.extend([0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0]);
-            put_u16(u16::from(opus[9]), out);
-            put_u16(16, out);
-            put_u32(0, out);
-            put_u32(SAMPLE_RATE << 16, out);
-            put(b"dOps", out, |out| {
-                out.extend([
-                    0, opus[9], opus[11], opus[10], opus[15], opus[14], opus[13], opus[12], opus[17], opus[16],
-                ]);
-                out.extend_from_slice(&opus[18..]);
-            });
-        });
+        out.extend_from_slice(&coding.entry);
     });
     let (samples, data) = match movie {
         Movie::Fragmented => (&Samples::default(), 0),
@@ -166,21 +136,21 @@ fn put_sample_table(opus: &[u8], movie: &Movie<'_>, out: &mut Vec<u8>) {
     put_full(b"sgpd", 1, 0, out, |out| {
         out.extend_from_slice(b"roll");
         put_u32(2, out);
-        put_u32(ROLLS.len() as u32, out);
-        ROLLS.into_iter().for_each(|packets| put_u16((packets as u16).wrapping_neg(), out));
+        put_u32(coding.rolls.len() as u32, out);
+        coding.rolls.iter().for_each(|packets| put_u16((*packets as u16).wrapping_neg(), out));
     });
     if samples.count() > 0 {
-        put_roll_group(samples.count(), samples.shortest, out);
+        put_roll_group(coding, samples.count(), samples.shortest, out);
     }
 }
 
 /// Appends the `sbgp` box that puts `count` samples, none shorter than `shortest`, into the group of their pre-roll.
-pub(super) fn put_roll_group(count: u32, shortest: u32, out: &mut Vec<u8>) {
+pub(super) fn put_roll_group(coding: &Coding, count: u32, shortest: u32, out: &mut Vec<u8>) {
     put_full(b"sbgp", 0, 0, out, |out| {
         out.extend_from_slice(b"roll");
         put_u32(1, out);
         put_u32(count, out);
-        put_u32(roll_index(shortest), out);
+        put_u32(coding.roll_index(shortest), out);
     });
 }
 
@@ -315,17 +285,12 @@ mod tests {
     use crate::encode::Mapping;
 
     #[test]
-    fn every_packet_length_rolls_80_ms() {
-        let of = |samples| ROLLS[roll_index(samples) as usize - 1];
-        assert_eq!([120, 240, 480, 960, 1920, 2880, 3840, 5760].map(of), [32, 16, 8, 4, 2, 2, 1, 1]);
-    }
-
-    #[test]
     fn the_head_is_read_as_it_was_written() {
         for mapping in [Mapping::Mono, Mapping::Stereo, Mapping::TwoMono] {
             let head = OpusHead { output_gain: -300, input_rate: 16_000, ..OpusHead::new(mapping, 312) };
             let mut bytes = Vec::new();
-            let places = write_front(&head, &OpusTags::new(), &Movie::Fragmented, &mut bytes).unwrap();
+            let coding = Coding::opus(&head).unwrap();
+            let places = write_front(&coding, &OpusTags::new(), &Movie::Fragmented, &mut bytes);
             let track = read(find(&bytes, &[b"moov"]).unwrap());
             assert_eq!((track.head, track.id, track.timescale), (Some(head), 1, 48_000));
             assert!(track.fragmented && !track.edits && track.edit.is_none());

@@ -3,6 +3,7 @@
 use std::io::{self, Read, Seek, SeekFrom, Write};
 
 use super::boxes::{put_u32, put_u64};
+use super::coding::Coding;
 use super::movie::{self, Movie};
 use super::reader::Mp4Reader;
 use super::samples::Samples;
@@ -15,7 +16,7 @@ use crate::time::SampleCount;
 /// write what [`finish`](Self::finish) gives, and then write the packets that it kept, one after the other.
 #[derive(Clone, Debug)]
 pub struct Progressive {
-    head: OpusHead,
+    coding: Coding,
     tags: OpusTags,
     samples: Samples,
 }
@@ -32,9 +33,12 @@ pub struct Front {
 }
 
 impl Progressive {
-    /// An index without packets.
-    pub fn new(head: &OpusHead, tags: &OpusTags) -> Self {
-        Self { head: *head, tags: tags.clone(), samples: Samples::default() }
+    /// An index without packets, which will be of Opus.
+    ///
+    /// # Errors
+    /// [`EncodeError::Config`] for a mapping that is not written.
+    pub fn new(head: &OpusHead, tags: &OpusTags) -> Result<Self, EncodeError> {
+        Ok(Self { coding: Coding::opus(head)?, tags: tags.clone(), samples: Samples::default() })
     }
 
     /// Adds a packet of `samples` samples at 48 kHz; 4 bytes of it are kept.
@@ -52,10 +56,9 @@ impl Progressive {
     /// What comes before the packets in a file that plays exactly `total` samples. Packets after that end are not counted.
     ///
     /// # Errors
-    /// [`EncodeError::End`] where that end lies after the last packet,
-    /// [`EncodeError::Config`] for a mapping that is not written.
+    /// [`EncodeError::End`] where that end lies after the last packet.
     pub fn finish(mut self, total: SampleCount) -> Result<Front, EncodeError> {
-        let end = u64::from(self.head.pre_skip).saturating_add(total.0);
+        let end = self.coding.skip.saturating_add(total.0);
         if end > self.samples.duration {
             return Err(EncodeError::End { asked: end, low: 0, high: self.samples.duration });
         }
@@ -65,10 +68,11 @@ impl Progressive {
         let front = |data| {
             let mut bytes = Vec::new();
             let movie = Movie::Progressive { samples: &self.samples, data, total };
-            movie::write_front(&self.head, &self.tags, &movie, &mut bytes).map(|_| bytes)
+            movie::write_front(&self.coding, &self.tags, &movie, &mut bytes);
+            bytes
         };
-        let length = front(0)?.len() as u64;
-        let mut bytes = front(length + header)?;
+        let length = front(0).len() as u64;
+        let mut bytes = front(length + header);
         let size = header + self.samples.bytes;
         if wide {
             put_u32(1, &mut bytes);
@@ -103,8 +107,10 @@ pub fn faststart(input: &mut (impl Read + Seek), output: &mut impl Write) -> io:
     let (Some(head), Some(tags)) = (&found.head, &found.tags) else {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "no track of Opus"));
     };
-    let progressive = Progressive { head: *head, tags: tags.clone(), samples: index };
-    let front = progressive.finish(found.total).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+    let mut progressive = Progressive::new(head, tags).map_err(invalid)?;
+    progressive.samples = index;
+    let front = progressive.finish(found.total).map_err(invalid)?;
     output.write_all(&front.bytes)?;
     input.seek(SeekFrom::Start(start))?;
     let (mut left, mut result) = (front.packets, Ok(()));

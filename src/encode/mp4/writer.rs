@@ -1,15 +1,9 @@
 //! Opus packets to a fragmented MP4 byte stream, without IO.
 
-use super::boxes::{put, put_full, put_u32, put_u64};
-use super::movie::{self, Movie, Places};
+use super::coding::Coding;
+use super::fragments::Fragments;
 use crate::encode::{EncodeError, OpusHead, OpusTags, Patch, packet};
 use crate::time::SampleCount;
-
-/// The longest fragment.
-const MAX_FRAGMENT: SampleCount = SampleCount::from_millis(30_000);
-
-/// Samples between two entries of the index.
-const INDEX_EVERY: u64 = 5 * 48_000;
 
 /// Writes one track of Opus as fragmented MP4 into a buffer that the caller empties.
 ///
@@ -19,26 +13,7 @@ const INDEX_EVERY: u64 = 5 * 48_000;
 ///
 /// After warming up it allocates only for the index (16 bytes each 5 s), as long as the caller takes the bytes.
 #[derive(Debug)]
-pub struct Mp4Writer {
-    head: OpusHead,
-    fragment_samples: u64,
-    places: Places,
-    sequence: u32,
-    /// Bytes of the stream so far, whether taken or not.
-    written: u64,
-    /// Where the open fragment begins, and where the last packet ends, in samples, pre-skip included.
-    start: u64,
-    granule: u64,
-    /// Sizes and durations of the open fragment's samples.
-    samples: Vec<(u32, u32)>,
-    body: Vec<u8>,
-    /// The shortest packet of the fragment before.
-    shortest_before: u32,
-    /// Times and places of fragments.
-    index: Vec<(u64, u64)>,
-    out: Vec<u8>,
-    ended: bool,
-}
+pub struct Mp4Writer(Fragments);
 
 impl Mp4Writer {
     /// A new file: what comes before the first fragment is ready to be taken at once. Fragments hold about `fragment` of
@@ -47,35 +22,12 @@ impl Mp4Writer {
     /// # Errors
     /// [`EncodeError::Config`] for a mapping that is not written or a fragment that is too long.
     pub fn new(head: &OpusHead, tags: &OpusTags, fragment: SampleCount) -> Result<Self, EncodeError> {
-        if fragment > MAX_FRAGMENT {
-            return Err(EncodeError::Config {
-                setting: "fragment",
-                value: format!("{} s", fragment.as_secs_f64()),
-                allowed: "up to 30 s",
-            });
-        }
-        let mut out = Vec::with_capacity(32 * 1024);
-        let places = movie::write_front(head, tags, &Movie::Fragmented, &mut out)?;
-        Ok(Self {
-            head: *head,
-            fragment_samples: fragment.0,
-            places,
-            sequence: 1,
-            written: out.len() as u64,
-            start: 0,
-            granule: 0,
-            samples: Vec::new(),
-            body: Vec::with_capacity(16 * 1024),
-            shortest_before: u32::MAX,
-            index: Vec::new(),
-            out,
-            ended: false,
-        })
+        Fragments::new(Coding::opus(head)?, tags, fragment).map(Self)
     }
 
     /// Samples of audio written so far, the open fragment included; pre-skip is not counted.
     pub fn samples(&self) -> SampleCount {
-        SampleCount(self.granule.saturating_sub(u64::from(self.head.pre_skip)))
+        self.0.samples()
     }
 
     /// Adds a packet of `samples` samples at 48 kHz.
@@ -84,26 +36,15 @@ impl Mp4Writer {
     /// [`EncodeError::Packet`] where the packet's own header says another length,
     /// [`EncodeError::Ended`] after [`finish`](Self::finish).
     pub fn write_packet(&mut self, packet: &[u8], samples: u32) -> Result<(), EncodeError> {
-        if self.ended {
-            return Err(EncodeError::Ended);
-        }
         if packet::samples(packet) != Some(samples) {
             return Err(EncodeError::Packet("its header tells another duration"));
         }
-        if !self.samples.is_empty() && self.granule - self.start >= self.fragment_samples {
-            self.close_fragment();
-        }
-        self.samples.push((packet.len() as u32, samples));
-        self.body.extend_from_slice(packet);
-        self.granule += u64::from(samples);
-        Ok(())
+        self.0.push(packet, samples)
     }
 
     /// Appends what is complete to `out` and forgets it. Returns how many bytes these were.
     pub fn take_bytes(&mut self, out: &mut Vec<u8>) -> usize {
-        let taken = self.out.len();
-        out.append(&mut self.out);
-        taken
+        self.0.take_bytes(out)
     }
 
     /// Ends the file so that it plays exactly `total` samples: packets after that end are left out, and the last one is said
@@ -114,130 +55,6 @@ impl Mp4Writer {
     /// [`EncodeError::End`] where that end lies after the last packet or before the open fragment,
     /// [`EncodeError::Ended`] the second time.
     pub fn finish(&mut self, total: SampleCount) -> Result<Vec<Patch>, EncodeError> {
-        if self.ended {
-            return Err(EncodeError::Ended);
-        }
-        let end = u64::from(self.head.pre_skip).saturating_add(total.0);
-        if !(self.start..=self.granule).contains(&end) {
-            return Err(EncodeError::End { asked: end, low: self.start, high: self.granule });
-        }
-        while let Some((size, duration)) = self.samples.last_mut() {
-            let start = self.granule - u64::from(*duration);
-            if start < end {
-                *duration = (end.min(self.granule) - start) as u32;
-                break;
-            }
-            self.body.truncate(self.body.len() - *size as usize);
-            self.samples.pop();
-            self.granule = start;
-        }
-        self.close_fragment();
-        self.ended = true;
-        self.write_index();
-        let mut patches: Vec<Patch> = self
-            .places
-            .durations
-            .iter()
-            .map(|place| Patch { offset: *place, bytes: total.0.to_be_bytes().to_vec() })
-            .collect();
-        if let Some(place) = self.places.extends {
-            let mut extends = Vec::new();
-            put_full(b"mehd", 1, 0, &mut extends, |out| put_u64(total.0, out));
-            patches.push(Patch { offset: place, bytes: extends });
-        }
-        Ok(patches)
-    }
-
-    fn close_fragment(&mut self) {
-        const BASE_IS_MOOF: u32 = 0x02_0000;
-        let Some((_, first)) = self.samples.first().copied() else { return };
-        if self.index.last().is_none_or(|(last, _)| self.start >= last + INDEX_EVERY) {
-            self.index.push((self.start, self.written));
-        }
-        let before = self.out.len();
-        let equal = self.samples.iter().all(|(_, duration)| *duration == first);
-        let shortest = self.samples.iter().map(|(_, duration)| *duration).min().unwrap_or(first);
-        let Self { samples, body, out, sequence, start, shortest_before, .. } = self;
-        let mut data_offset_at = 0;
-        put(b"moof", out, |out| {
-            put_full(b"mfhd", 0, 0, out, |out| put_u32(*sequence, out));
-            put(b"traf", out, |out| {
-                put_full(b"tfhd", 0, BASE_IS_MOOF | 8, out, |out| {
-                    put_u32(1, out);
-                    put_u32(first, out);
-                });
-                put_full(b"tfdt", 1, 0, out, |out| put_u64(*start, out));
-                // The data's place and the samples' sizes, and durations where they differ.
-                put_full(b"trun", 0, if equal { 0x201 } else { 0x301 }, out, |out| {
-                    put_u32(samples.len() as u32, out);
-                    data_offset_at = out.len();
-                    put_u32(0, out);
-                    for (size, duration) in samples.iter() {
-                        if !equal {
-                            put_u32(*duration, out);
-                        }
-                        put_u32(*size, out);
-                    }
-                });
-                movie::put_roll_group(samples.len() as u32, shortest.min(*shortest_before), out);
-            });
-        });
-        let data_offset = (out.len() - before + 8) as u32;
-        out[data_offset_at..data_offset_at + 4].copy_from_slice(&data_offset.to_be_bytes());
-        put(b"mdat", out, |out| out.extend_from_slice(body));
-        self.written += (self.out.len() - before) as u64;
-        self.sequence = self.sequence.wrapping_add(1);
-        self.shortest_before = shortest;
-        self.samples.clear();
-        self.body.clear();
-        self.start = self.granule;
-    }
-
-    fn write_index(&mut self) {
-        let before = self.out.len();
-        put(b"mfra", &mut self.out, |out| {
-            put_full(b"tfra", 1, 0, out, |out| {
-                put_u32(1, out);
-                put_u32(0, out);
-                put_u32(self.index.len() as u32, out);
-                for (time, place) in &self.index {
-                    put_u64(*time, out);
-                    put_u64(*place, out);
-                    out.extend([1, 1, 1]);
-                }
-            });
-            let size = (out.len() - before + 16) as u32;
-            put_full(b"mfro", 0, 0, out, |out| put_u32(size, out));
-        });
-        self.written += (self.out.len() - before) as u64;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::boxes::{Fields, find};
-    use super::*;
-    use crate::encode::{Mapping, packet::SILENCE_20_MS};
-
-    #[test]
-    fn the_index_points_to_fragments() {
-        let head = OpusHead::new(Mapping::Mono, 312);
-        let mut writer = Mp4Writer::new(&head, &OpusTags::new(), SampleCount::from_millis(500)).unwrap();
-        (0..1000).for_each(|_| writer.write_packet(&SILENCE_20_MS, 960).unwrap());
-        writer.finish(SampleCount(1000 * 960 - 312)).unwrap();
-        let mut bytes = Vec::new();
-        writer.take_bytes(&mut bytes);
-        let mut index = Fields(find(&bytes, &[b"mfra", b"tfra"]).unwrap());
-        index.skip(12).unwrap();
-        let count = index.u32().unwrap();
-        for n in 0..count {
-            let (time, place) = (index.u64().unwrap(), index.u64().unwrap() as usize);
-            let tfdt = find(&bytes[place..], &[b"moof", b"traf", b"tfdt"]).unwrap();
-            assert_eq!((time, &tfdt[4..]), (u64::from(n) * INDEX_EVERY, &time.to_be_bytes()[..]));
-            index.skip(3).unwrap();
-        }
-        assert_eq!((count, index.0.len()), (4, 0));
-        let size = u32::from_be_bytes(*bytes.last_chunk().unwrap()) as usize;
-        assert_eq!(bytes[bytes.len() - size + 4..][..4], *b"mfra");
+        self.0.finish(total)
     }
 }
