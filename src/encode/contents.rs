@@ -3,8 +3,8 @@
 use serde::Serialize;
 use thiserror::Error;
 
+use super::mp4::AacHead;
 use super::ogg_page::{OpusHead, OpusTags};
-use super::packet;
 use crate::time::SampleCount;
 
 /// No more problems of one file than this are kept; the rest is counted.
@@ -21,17 +21,17 @@ pub enum ContainerProblem {
         /// What was looked for.
         container: &'static str,
     },
-    /// No track of Opus.
-    #[error("there is no track of Opus in it")]
+    /// No track of Opus, nor one of AAC in MP4.
+    #[error("there is no track of Opus in it, nor one of AAC in MP4")]
     NoTrack,
-    /// Tracks beside the first one of Opus, which are not read.
-    #[error("{count} tracks beside the first one of Opus")]
+    /// Tracks beside the one that is read.
+    #[error("{count} tracks beside the one that is read")]
     OtherTracks {
         /// How many.
         count: u64,
     },
-    /// The Opus track's header is missing or malformed.
-    #[error("the Opus track's header is missing or malformed")]
+    /// The track's header is missing or malformed.
+    #[error("the track's header is missing or malformed")]
     BadHead,
     /// Bytes that make no sense where they are.
     #[error("{bytes} bytes that make no sense at offset {offset}")]
@@ -116,8 +116,11 @@ pub struct Contents {
     pub units: u64,
     /// Audio packets.
     pub packets: u64,
-    /// The identification header.
+    /// The identification header of Opus.
     pub head: Option<OpusHead>,
+    /// How it is encoded where it is AAC.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub aac: Option<AacHead>,
     /// The tags, with the program that wrote the container as the vendor.
     pub tags: Option<OpusTags>,
     /// How long the container says it is, if it does.
@@ -150,11 +153,11 @@ impl Contents {
         }
     }
 
-    /// Counts a packet and hands it on with its samples at 48 kHz. One that is no Opus packet is only counted.
-    pub(super) fn packet(&mut self, packet: &[u8], each: &mut dyn FnMut(&[u8], u32)) {
+    /// Counts a packet and hands it on with its samples at 48 kHz. One without, which is no packet, is only counted.
+    pub(super) fn packet(&mut self, packet: &[u8], samples: Option<u32>, each: &mut dyn FnMut(&[u8], u32)) {
         let index = self.packets;
         self.packets += 1;
-        match packet::samples(packet) {
+        match samples {
             Some(samples) => {
                 self.coded += SampleCount(u64::from(samples));
                 each(packet, samples);
@@ -173,9 +176,9 @@ impl Contents {
         }
     }
 
-    /// What plays when `end` is where the last packet stops to count, in samples since the first packet's start.
-    pub(super) fn plays_to(&mut self, end: u64) {
-        let skip = self.head.map_or(0, |head| u64::from(head.pre_skip));
-        self.total = SampleCount(end.min(self.coded.0).saturating_sub(skip));
+    /// What plays when `end` is where the last packet stops to count, in samples since the first packet's start, and `skip` are
+    /// not played.
+    pub(super) fn plays_to(&mut self, end: u64, skip: SampleCount) {
+        self.total = SampleCount(end.min(self.coded.0).saturating_sub(skip.0));
     }
 }

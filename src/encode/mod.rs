@@ -5,7 +5,7 @@
 //! | [`OpusEncoder`] | PCM frames to Opus packets |
 //! | [`packet`] | what can be told from an Opus packet without decoding it; silence; self-delimited framing |
 //! | [`OggOpusWriter`] | Opus packets to an Ogg Opus byte stream, of which every prefix plays |
-//! | [`webm`], [`mp4`] | the same packets in WebM and in MP4: written, and read to [`Contents`] |
+//! | [`webm`], [`mp4`] | the same packets in WebM and in MP4, or AAC in MP4: written, and read to [`Contents`] |
 //! | [`PcmDecoder`], [`WavWriter`], [`FlacWriter`], `Mp3Writer`, [`AudioReader`] | sound in formats without Opus |
 //! | [`Patch`] | bytes at a file's beginning that are only known at its end |
 //! | [`OggInspector`], [`PageReader`] | an Ogg Opus byte stream, whatever its state, to pages, packets and a verdict |
@@ -28,7 +28,9 @@ use thiserror::Error;
 
 pub use contents::{ContainerProblem, Contents};
 pub use format::{Format, UnknownFormat, formats};
-pub use mp4::{Mp4Reader, Mp4Writer};
+#[cfg(feature = "aac")]
+pub use mp4::Mp4AacWriter;
+pub use mp4::{AacHead, Mp4Codec, Mp4Reader, Mp4Writer};
 pub(crate) use ogg_page::crc;
 pub use ogg_page::{Mapping, OpusHead, OpusTags, end_at_last_page, head_of, state_after};
 pub use ogg_reader::{Inspection, OggInspector, Page, PageReader, Problem};

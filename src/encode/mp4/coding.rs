@@ -1,5 +1,7 @@
 //! How a track's packets are encoded, as far as the boxes around them depend on it.
 
+#[cfg(any(feature = "aac", test))]
+use super::aac::AacHead;
 use super::boxes::{put, put_u16, put_u32};
 use crate::encode::{EncodeError, OpusHead};
 use crate::time::SAMPLE_RATE;
@@ -13,6 +15,8 @@ pub(super) struct Coding {
     pub name: &'static str,
     /// Samples at the start that are not played.
     pub skip: u64,
+    /// Whether the tags tell that, too: of fragments, ffmpeg goes by these.
+    pub is_told_in_tags: bool,
     /// Samples of a usual packet.
     pub usual: u32,
     /// So many packets before a place a decoder may need to sound right there. A group of samples names one of these by its
@@ -34,11 +38,24 @@ impl Coding {
             entry: opus_entry(&opus),
             name: "Opus",
             skip: u64::from(head.pre_skip),
+            is_told_in_tags: false,
             usual: 960,
             // RFC 7845 §4.6: 80 ms, which are so many packets of 2.5, 5, 10, 20, 40 and 80 ms.
             rolls: &[32, 16, 8, 4, 2, 1],
             pre_roll: 3840,
         })
+    }
+
+    /// AAC-LC as callreel writes it.
+    #[cfg(any(feature = "aac", test))]
+    pub(super) fn aac(head: &AacHead, bitrate: u32, skip: u64) -> Self {
+        Self::aac_of(audio_entry(b"mp4a", head.channels, |out| head.put_esds(bitrate, out)), skip)
+    }
+
+    /// AAC of which the sample entry says how.
+    pub(super) fn aac_of(entry: Vec<u8>, skip: u64) -> Self {
+        // ISO/IEC 14496-3: a packet's windows overlap with those of the one before.
+        Self { entry, name: "AAC", skip, is_told_in_tags: true, usual: 1024, rolls: &[1], pre_roll: 1024 }
     }
 
     /// Which of the pre-rolls, counted from 1, is enough for packets of `samples` or more.

@@ -3,6 +3,7 @@
 use super::boxes::{put, put_full, put_u32, put_u64};
 use super::coding::Coding;
 use super::movie::{self, Movie, Places};
+use super::tags::{self, Gapless};
 use crate::encode::{EncodeError, OpusTags, Patch};
 use crate::time::SampleCount;
 
@@ -77,6 +78,12 @@ impl Fragments {
         SampleCount(self.granule.saturating_sub(self.coding.skip))
     }
 
+    /// Whether packets so far hold all of a file that plays `total` samples.
+    #[cfg(feature = "aac")]
+    pub(super) fn reach(&self, total: SampleCount) -> bool {
+        self.granule >= self.coding.skip.saturating_add(total.0)
+    }
+
     /// Adds a packet that lasts `samples` samples at 48 kHz.
     ///
     /// # Errors
@@ -115,9 +122,11 @@ impl Fragments {
         if !(self.start..=self.granule).contains(&end) {
             return Err(EncodeError::End { asked: end, low: self.start, high: self.granule });
         }
+        let mut rest = 0;
         while let Some((size, duration)) = self.samples.last_mut() {
             let start = self.granule - u64::from(*duration);
             if start < end {
+                rest = self.granule.saturating_sub(end);
                 *duration = (end.min(self.granule) - start) as u32;
                 break;
             }
@@ -138,6 +147,11 @@ impl Fragments {
             let mut extends = Vec::new();
             put_full(b"mehd", 1, 0, &mut extends, |out| put_u64(total.0, out));
             patches.push(Patch { offset: place, bytes: extends });
+        }
+        if let Some(offset) = self.places.gapless {
+            let mut bytes = Vec::new();
+            tags::put_gapless(Gapless { skip: self.coding.skip, rest, total }, &mut bytes);
+            patches.push(Patch { offset, bytes });
         }
         Ok(patches)
     }

@@ -3,11 +3,12 @@
 use ::time::OffsetDateTime;
 use ::time::format_description::well_known::Rfc3339;
 
+use super::aac::AacHead;
 use super::boxes::{Boxes, Fields, find, put, put_full, put_u16, put_u32, put_u64};
 use super::coding::Coding;
 use super::samples::{Samples, Table};
 use super::tags;
-use crate::encode::{OpusHead, OpusTags};
+use crate::encode::{EncodeError, OpusHead, OpusTags, packet};
 use crate::time::{SAMPLE_RATE, SampleCount};
 
 const TRACK: u32 = 1;
@@ -19,6 +20,8 @@ pub(super) struct Places {
     pub durations: [u64; 3],
     /// The box that becomes `mehd`.
     pub extends: Option<u64>,
+    /// The box of the tags that is to tell what is not played.
+    pub gapless: Option<u64>,
 }
 
 /// Which kind of movie.
@@ -114,7 +117,7 @@ pub(super) fn write_front(coding: &Coding, tags: &OpusTags, movie: &Movie<'_>, o
                 });
             });
         }
-        tags::write(tags, out);
+        places.gapless = tags::write(tags, coding.is_told_in_tags, out);
     });
     places
 }
@@ -159,13 +162,18 @@ fn since_1904(date: OffsetDateTime) -> Option<u64> {
     u64::try_from(date.unix_timestamp() + 2_082_844_800).ok()
 }
 
-/// What a `moov` box says about the first track of Opus.
+/// What a `moov` box says about the first track of Opus, or else the first of MPEG-4 sound.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Track {
     pub id: u32,
     pub head: Option<OpusHead>,
+    pub aac: Option<AacHead>,
+    /// The sample entry.
+    entry: Vec<u8>,
     /// Ticks a second of the track's media.
     pub timescale: u32,
+    /// Where in the media it begins to play, by the edit list.
+    pub edit_start: SampleCount,
     /// What plays, by the edit list.
     pub edit: Option<SampleCount>,
     /// What plays, by whatever says it.
@@ -181,24 +189,67 @@ pub(super) struct Track {
     pub edits: bool,
 }
 
+impl Track {
+    /// Samples at the start that are not played.
+    pub(super) fn skip(&self) -> SampleCount {
+        self.head.map_or(self.edit_start, |head| SampleCount(u64::from(head.pre_skip)))
+    }
+
+    /// How long a packet lasts, at 48 kHz, that begins at `ticks` and by the container ends at `end`; none for what is no packet.
+    /// Opus says that itself.
+    pub(super) fn samples_of(&self, packet: &[u8], ticks: u64, end: u64) -> Option<u32> {
+        if self.aac.is_none() {
+            return packet::samples(packet);
+        }
+        let samples = scaled(end, self.timescale)?.0 - scaled(ticks, self.timescale)?.0;
+        u32::try_from(samples).ok()
+    }
+
+    /// What to write about packets that are copied out of it.
+    ///
+    /// # Errors
+    /// [`EncodeError::Config`] for what is not written.
+    pub(super) fn coding(&self) -> Result<Coding, EncodeError> {
+        match (&self.head, self.timescale) {
+            (Some(head), _) => Coding::opus(head),
+            (None, SAMPLE_RATE) => Ok(Coding::aac_of(self.entry.clone(), self.edit_start.0)),
+            (None, other) => Err(EncodeError::Config {
+                setting: "copying AAC",
+                value: format!("of {other} Hz"),
+                allowed: "of 48000 Hz",
+            }),
+        }
+    }
+}
+
 /// Reads the body of a `moov` box; the track's id is 0 where there is none.
 pub(super) fn read(moov: &[u8]) -> Track {
     let mut track = Track::default();
     let movie_scale = find(moov, &[b"mvhd"]).and_then(header_durations).unwrap_or((0, 0));
-    for (_, trak) in Boxes(moov).filter(|(kind, _)| kind == b"trak") {
-        let entry = find(trak, &[b"mdia", b"minf", b"stbl", b"stsd"]).and_then(|stsd| Boxes(stsd.get(8..)?).next());
-        let (Some((b"Opus", entry)), 0) = (entry.as_ref().map(|(kind, body)| (kind, *body)), track.id) else {
-            track.others += 1;
-            continue;
-        };
+    let entry_of =
+        |trak| find(trak, &[b"mdia", b"minf", b"stbl", b"stsd"]).and_then(|stsd| Boxes(stsd.get(8..)?).next());
+    let tracks = || Boxes(moov).filter(|(kind, _)| kind == b"trak").map(|(_, trak)| (trak, entry_of(trak)));
+    let first = |wanted: &[u8; 4]| {
+        tracks()
+            .find_map(|(trak, entry)| entry.filter(|(kind, _)| kind == wanted).map(|(kind, body)| (trak, kind, body)))
+    };
+    track.others = tracks().count() as u64;
+    if let Some((trak, kind, entry)) = first(b"Opus").or_else(|| first(b"mp4a")) {
+        track.others -= 1;
         track.id = find(trak, &[b"tkhd"]).and_then(track_id).unwrap_or(0);
-        track.head = read_head(entry);
+        match &kind {
+            b"Opus" => track.head = read_head(entry),
+            _ => track.aac = AacHead::read(entry),
+        }
+        put(&kind, &mut track.entry, |out| out.extend_from_slice(entry));
         track.timescale = find(trak, &[b"mdia", b"mdhd"]).and_then(header_durations).map_or(0, |(scale, _)| scale);
         track.table = find(trak, &[b"mdia", b"minf", b"stbl"]).and_then(Table::read).unwrap_or_default();
         if let Some(edits) = find(trak, &[b"edts", b"elst"]) {
             let edit = read_edit(edits);
             track.edits = edit.is_none();
-            track.edit = edit.filter(|edit| *edit > 0).and_then(|edit| scaled(edit, movie_scale.0));
+            let (duration, start) = edit.unwrap_or_default();
+            track.edit = Some(duration).filter(|edit| *edit > 0).and_then(|edit| scaled(edit, movie_scale.0));
+            track.edit_start = scaled(start, track.timescale).unwrap_or_default();
         }
     }
     if let Some(mvex) = find(moov, &[b"mvex"]) {
@@ -240,8 +291,8 @@ fn track_id(tkhd: &[u8]) -> Option<u32> {
     fields.u32()
 }
 
-/// The duration of the only edit, or `None` where there are others or it does not begin inside the media.
-fn read_edit(elst: &[u8]) -> Option<u64> {
+/// The duration of the only edit and where it begins, or `None` where there are others or it does not begin inside the media.
+fn read_edit(elst: &[u8]) -> Option<(u64, u64)> {
     let mut fields = Fields(elst);
     let (version, _) = fields.full()?;
     if fields.u32()? != 1 {
@@ -249,7 +300,8 @@ fn read_edit(elst: &[u8]) -> Option<u64> {
     }
     let duration = fields.wide(version)?;
     let nothing = if version == 1 { u64::MAX } else { u64::from(u32::MAX) };
-    (fields.wide(version)? != nothing).then_some(duration)
+    let start = fields.wide(version)?;
+    (start != nothing).then_some((duration, start))
 }
 
 fn read_trex(trex: &[u8], track: &mut Track) -> Option<()> {

@@ -86,7 +86,7 @@ impl Progressive {
     }
 }
 
-/// Copies an MP4 file of Opus, of whatever kind, from where `input` stands to one with its index in front. Gives what was found
+/// Copies an MP4 file of Opus or AAC, of whatever kind, from where `input` stands to one with its index in front. Gives what was found
 /// in it; what could be read is copied even if something is wrong with it.
 ///
 /// # Errors
@@ -103,13 +103,13 @@ pub fn faststart(input: &mut (impl Read + Seek), output: &mut impl Write) -> io:
         input.seek(SeekFrom::Start(start))?;
         read_all(input, &mut reader, &mut add)?;
     }
-    let found = reader.finish();
-    let (Some(head), Some(tags)) = (&found.head, &found.tags) else {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "no track of Opus"));
-    };
     let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
-    let mut progressive = Progressive::new(head, tags).map_err(invalid)?;
-    progressive.samples = index;
+    let coding = reader.coding().transpose().map_err(invalid)?;
+    let found = reader.finish();
+    let (Some(coding), Some(tags)) = (coding, &found.tags) else {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "no track of Opus or AAC"));
+    };
+    let progressive = Progressive { coding, tags: tags.clone(), samples: index };
     let front = progressive.finish(found.total).map_err(invalid)?;
     output.write_all(&front.bytes)?;
     input.seek(SeekFrom::Start(start))?;

@@ -1,17 +1,19 @@
-//! An MP4 byte stream, whatever its state, to Opus packets and a verdict. Nothing in it can make this panic.
+//! An MP4 byte stream, whatever its state, to packets of Opus or AAC and a verdict. Nothing in it can make this panic.
 
 use std::collections::VecDeque;
 
+use super::aac::AacHead;
 use super::boxes::{self, Start};
+use super::coding::Coding;
 use super::movie::{self, Track};
 use super::samples::{Sample, read_fragment};
 use super::tags;
-use crate::encode::{ContainerProblem as Problem, Contents, OpusHead, OpusTags};
+use crate::encode::{ContainerProblem as Problem, Contents, EncodeError, OpusHead, OpusTags};
 
 /// The largest part that is kept in memory. The data of a larger fragment are read sample by sample.
 const LARGEST: u64 = 64 << 20;
 
-/// Finds the first track of Opus in a stream that comes in pieces of any size.
+/// Finds the first track of Opus, or else of AAC, in a stream that comes in pieces of any size.
 ///
 /// Packets of a fragment come when all of it has come, those of a file with one index as they come. Where that index is at the
 /// end, the file has to be pushed again into the reader's [`second_reading`](Self::second_reading).
@@ -81,7 +83,21 @@ impl Mp4Reader {
         fresh
     }
 
-    /// The identification header, once it has come.
+    /// How its track of AAC is encoded, once that has come.
+    pub fn aac(&self) -> Option<&AacHead> {
+        self.found.aac.as_ref()
+    }
+
+    /// What to write about packets that are copied, once the track is known.
+    ///
+    /// # Errors
+    /// [`EncodeError::Config`] for what is not written.
+    pub(super) fn coding(&self) -> Option<Result<Coding, EncodeError>> {
+        let track = &self.movie.as_ref()?.track;
+        (track.head.is_some() || track.aac.is_some()).then(|| track.coding())
+    }
+
+    /// The identification header of Opus, once it has come.
     pub fn head(&self) -> Option<&OpusHead> {
         self.found.head.as_ref()
     }
@@ -128,7 +144,7 @@ impl Mp4Reader {
         };
         self.found.duration = track.duration;
         let coded = movie::scaled(self.ticks, track.timescale).unwrap_or_default();
-        self.found.plays_to(coded.0);
+        self.found.plays_to(coded.0, track.skip());
         if let Some(edit) = track.edit {
             self.found.total = self.found.total.min(edit);
         }
@@ -238,7 +254,7 @@ impl Mp4Reader {
 
     fn learn(&mut self, movie: Movie) {
         let track = &movie.track;
-        if track.id != 0 && track.head.is_none() {
+        if track.id != 0 && track.head.is_none() && track.aac.is_none() {
             self.found.problem(Problem::BadHead);
         }
         if track.others > 0 {
@@ -248,6 +264,7 @@ impl Mp4Reader {
             self.found.problem(Problem::Unsupported { feature: "an edit list that does more than to skip the start" });
         }
         self.found.head = track.head;
+        self.found.aac = track.aac;
         self.found.tags = Some(movie.tags.clone());
         self.movie = Some(movie);
     }
@@ -296,10 +313,13 @@ impl Mp4Reader {
             }
             self.at += ahead as usize;
             let buffer = std::mem::take(&mut self.buffer);
-            self.found.packet(&buffer[self.at..self.at + sample.size as usize], each);
+            let packet = &buffer[self.at..self.at + sample.size as usize];
+            let ticks = self.ticks.saturating_add(u64::from(sample.duration));
+            let track = self.movie.as_ref().map(|movie| &movie.track);
+            self.found.packet(packet, track.and_then(|track| track.samples_of(packet, self.ticks, ticks)), each);
             self.buffer = buffer;
             self.at += sample.size as usize;
-            self.ticks = self.ticks.saturating_add(u64::from(sample.duration));
+            self.ticks = ticks;
             handed += 1;
             if !data.fragment {
                 self.found.whole = self.position();

@@ -2,6 +2,7 @@
 
 use super::boxes::{Boxes, Fields, find, put, put_full, put_u32};
 use crate::encode::OpusTags;
+use crate::time::SampleCount;
 
 /// Comments that have a box of their own; all others go into a free one.
 const KNOWN: [(&str, &[u8; 4]); 9] = [
@@ -22,10 +23,36 @@ const MEAN: &str = "com.apple.iTunes";
 /// The free box that keeps the vendor where the comments name another encoder.
 const VENDOR: &str = "VENDOR";
 
+/// The free box that tells what is not played at both ends.
+const GAPLESS: &str = "iTunSMPB";
+
 const UTF_8: u32 = 1;
 
-/// Appends the `udta` box. Comments of the same name share a box, as further values of it.
-pub(super) fn write(tags: &OpusTags, out: &mut Vec<u8>) {
+/// What is not played at the start and at the end, and what is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Gapless {
+    pub skip: u64,
+    pub rest: u64,
+    pub total: SampleCount,
+}
+
+/// A box as long as that of [`put_gapless`] that says nothing.
+fn put_no_gapless(out: &mut Vec<u8>) {
+    let start = out.len();
+    put_gapless(Gapless { skip: 0, rest: 0, total: SampleCount::ZERO }, out);
+    out[start + 4..start + 8].copy_from_slice(b"free");
+}
+
+/// Appends the box of the tags that tells what is not played.
+pub(super) fn put_gapless(Gapless { skip, rest, total }: Gapless, out: &mut Vec<u8>) {
+    let value = format!(" 00000000 {skip:08X} {rest:08X} {:016X}{}", total.0, " 00000000".repeat(8));
+    put_item(GAPLESS, [value.as_str()].into_iter(), out);
+}
+
+/// Appends the `udta` box. Comments of the same name share a box, as further values of it. In front of them is room for what
+/// [`put_gapless`] writes, if `is_gapless`; gives where.
+pub(super) fn write(tags: &OpusTags, is_gapless: bool, out: &mut Vec<u8>) -> Option<u64> {
+    let mut place = None;
     let mut done: Vec<&str> = Vec::new();
     put(b"udta", out, |out| {
         put_full(b"meta", 0, 0, out, |out| {
@@ -33,6 +60,10 @@ pub(super) fn write(tags: &OpusTags, out: &mut Vec<u8>) {
                 out.extend_from_slice(b"\0\0\0\0mdirappl\0\0\0\0\0\0\0\0\0");
             });
             put(b"ilst", out, |out| {
+                if is_gapless {
+                    place = Some(out.len() as u64);
+                    put_no_gapless(out);
+                }
                 for (name, _) in &tags.comments {
                     if done.iter().any(|done| done.eq_ignore_ascii_case(name)) {
                         continue;
@@ -46,6 +77,7 @@ pub(super) fn write(tags: &OpusTags, out: &mut Vec<u8>) {
             });
         });
     });
+    place
 }
 
 fn put_item<'a>(name: &str, values: impl Iterator<Item = &'a str>, out: &mut Vec<u8>) {
@@ -84,6 +116,7 @@ pub(super) fn read(moov: &[u8]) -> OpusTags {
             match name.as_str() {
                 "ENCODER" => encoder.push((tags.comments.len(), value)),
                 VENDOR => vendor = Some(value),
+                GAPLESS => {}
                 // A name that a comment cannot have is left out.
                 name => _ = tags.comment(name, &value),
             }
@@ -119,7 +152,15 @@ mod tests {
 
     fn round(tags: &OpusTags) -> OpusTags {
         let mut bytes = Vec::new();
-        write(tags, &mut bytes);
+        write(tags, false, &mut bytes);
+        let mut gapless = Vec::new();
+        let place = write(tags, true, &mut gapless).unwrap() as usize;
+        assert_eq!(read(&gapless), read(&bytes));
+        let mut told = Vec::new();
+        put_gapless(Gapless { skip: 1024, rest: 448, total: SampleCount(48_000) }, &mut told);
+        gapless[place..place + told.len()].copy_from_slice(&told);
+        assert!(told.windows(36).any(|part| part == b" 00000000 00000400 000001C0 00000000"));
+        assert_eq!(read(&gapless), read(&bytes));
         read(&bytes)
     }
 

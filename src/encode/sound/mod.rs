@@ -4,8 +4,11 @@
 //! |---|---|
 //! | [`PcmDecoder`] | Opus packets to PCM, exact at both ends |
 //! | [`WavWriter`], [`FlacWriter`], `Mp3Writer` | PCM to a byte stream, of which every prefix plays |
+//! | `AacEncoder` | PCM to packets of AAC, which [`mp4`](super::mp4) holds |
 //! | [`AudioReader`] | any of them to PCM, tags and a verdict |
 
+#[cfg(feature = "aac")]
+mod aac;
 mod audio_reader;
 mod flac;
 mod flac_frame;
@@ -20,9 +23,13 @@ mod pcm_tags;
 mod wav;
 mod wav_reader;
 
+#[cfg(feature = "aac")]
+pub(super) use aac::{AAC_FRAME, AacEncoder};
 pub use audio_reader::{AudioFormat, AudioInfo, AudioInspection, AudioProblem, AudioReader, ReadError};
 pub use flac::FlacWriter;
 #[cfg(feature = "mp3")]
 pub use mp3::{Mp3Rate, Mp3Writer};
 pub use pcm::{Depth, PcmDecoder};
+#[cfg(feature = "aac")]
+pub(super) use pcm::{channels_of, check_total};
 pub use wav::WavWriter;

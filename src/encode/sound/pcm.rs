@@ -78,7 +78,7 @@ impl From<Depth> for u8 {
 }
 
 /// Checks that `written` samples (all channels together) are `total` for each channel.
-pub(super) fn check_total(written: u64, channels: usize, total: SampleCount) -> Result<(), EncodeError> {
+pub(in crate::encode) fn check_total(written: u64, channels: usize, total: SampleCount) -> Result<(), EncodeError> {
     let each = written / channels as u64;
     if total.0 != each || !written.is_multiple_of(channels as u64) {
         return Err(EncodeError::End { asked: total.0, low: each, high: each });
@@ -87,7 +87,7 @@ pub(super) fn check_total(written: u64, channels: usize, total: SampleCount) -> 
 }
 
 /// The channels of a mapping that can be written.
-pub(super) fn channels_of(head: &OpusHead) -> Result<usize, EncodeError> {
+pub(in crate::encode) fn channels_of(head: &OpusHead) -> Result<usize, EncodeError> {
     match head.mapping {
         Mapping::Mono => Ok(1),
         Mapping::Stereo | Mapping::TwoMono => Ok(2),

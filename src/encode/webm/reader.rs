@@ -2,7 +2,7 @@
 
 use super::ebml::{self, Elements, Start, Vint};
 use super::id;
-use crate::encode::{ContainerProblem as Problem, Contents, OpusHead, OpusTags};
+use crate::encode::{ContainerProblem as Problem, Contents, OpusHead, OpusTags, packet};
 use crate::time::SampleCount;
 
 /// The largest cluster that is waited for as a whole; the blocks of a larger one are read as they come.
@@ -130,7 +130,8 @@ impl WebmReader {
         let nanos = self.ticks.map(|ticks| ticks * self.scale as f64).filter(|nanos| *nanos > 0.0);
         self.found.duration = nanos.map(|nanos| SampleCount((nanos * 48e-6).round() as u64));
         let discard = samples(u128::from(self.discard));
-        self.found.plays_to(self.found.coded.0.saturating_sub(discard));
+        let skip = self.found.head.map_or(0, |head| u64::from(head.pre_skip));
+        self.found.plays_to(self.found.coded.0.saturating_sub(discard), SampleCount(skip));
         self.found
     }
 
@@ -407,7 +408,7 @@ impl WebmReader {
         self.discard = discard;
         let ticks = i128::from(cluster.timestamp) + i128::from(i16::from_be_bytes([high, low]));
         self.compare(ticks.saturating_mul(i128::from(self.scale)));
-        self.found.packet(packet, each);
+        self.found.packet(packet, packet::samples(packet), each);
     }
 
     /// Compares a block's place in nanoseconds with what the packets before it hold.
