@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::clock;
 use crate::encode::{
-    AudioReader, Depth, EncodeError, FlacWriter, Format, Mapping, OpusConfig, OpusHead, Patch, UnknownFormat,
+    AudioReader, Depth, EncodeError, FlacWriter, Format, Mapping, Mp4Codec, OpusConfig, OpusHead, Patch, UnknownFormat,
     WavWriter, mp4,
 };
 use crate::render::file::RenderError;
@@ -28,7 +28,7 @@ const EVERY: Duration = Duration::from_millis(100);
 /// Flags of `callreel convert`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Formats: ogg, webm, mp4, wav, flac, mp3. Between ogg, webm and mp4 packets stay as they are; between wav and flac every sample does.\n\nExit codes: 0 converted, 1 nothing could be converted, 2 bad usage, 3 converted as far as the input goes, which is cut or damaged."
+    after_help = "Formats: ogg, webm, mp4, wav, flac, mp3. Between ogg, webm and mp4 packets stay as they are; between wav and flac every sample does. Of an mp4 with aac only --progressive makes another, a copy.\n\nExit codes: 0 converted, 1 nothing could be converted, 2 bad usage, 3 converted as far as the input goes, which is cut or damaged."
 )]
 pub struct Args {
     /// The recording
@@ -47,6 +47,9 @@ pub struct Args {
     /// Bits a second of mp3 [default: a rate that varies with the sound]
     #[arg(long, value_name = "BITS")]
     mp3_bitrate: Option<u32>,
+    /// The codec in mp4: opus, or aac for players that know no other
+    #[arg(long, value_name = "CODEC", default_value = "opus")]
+    mp4_codec: Mp4Codec,
     /// Bits a second of Opus, where the input holds none [default: 32000 a channel]
     #[arg(long, value_name = "BITS")]
     bitrate: Option<u32>,
@@ -108,7 +111,7 @@ fn plan(args: &Args) -> Result<Plan, String> {
     if args.progressive && format != Format::Mp4 {
         return Err(format!("--progressive is about mp4, not {format}"));
     }
-    let quality = Quality { depth: args.pcm_bits, mp3_bitrate: args.mp3_bitrate };
+    let quality = Quality { depth: args.pcm_bits, mp3_bitrate: args.mp3_bitrate, mp4_codec: args.mp4_codec };
     let to = Rendering { format, quality };
     if format != Format::Ogg {
         Render::new(to).map_err(|error| error.to_string())?;
@@ -135,8 +138,7 @@ fn convert_to_file(input: &Path, out: &Path, plan: &Plan) -> Result<Vec<String>,
     }
     let part = part_of(out);
     let target = OpenOptions::new().read(true).write(true).create_new(true).open(&part).map_err(failed(&part))?;
-    let done = convert(input, &target, plan)
-        .and_then(|problems| if plan.progressive { put_index_in_front(&part).map(|()| problems) } else { Ok(problems) })
+    let done = converted(input, &target, &part, plan)
         .map_err(|source| ConvertError::Render { path: input.to_owned(), source })
         .and_then(|problems| target.sync_all().map(|()| problems).map_err(failed(&part)))
         .and_then(|problems| give_name(&part, out).map(|()| problems).map_err(ConvertError::from));
@@ -145,6 +147,19 @@ fn convert_to_file(input: &Path, out: &Path, plan: &Plan) -> Result<Vec<String>,
         let _ = fs::remove_file(&part);
     }
     done
+}
+
+/// Converts into `target`, which is the file at `part`.
+fn converted(input: &Path, mut target: &File, part: &Path, plan: &Plan) -> Result<Vec<String>, RenderError> {
+    if !plan.progressive {
+        return convert(input, target, plan);
+    }
+    if plan.from == Format::Mp4 && source::is_aac(File::open(input)?)? {
+        let contents = mp4::faststart(&mut File::open(input)?, &mut target)?;
+        return Ok(contents.problems.iter().map(ToString::to_string).collect());
+    }
+    let problems = convert(input, target, plan)?;
+    put_index_in_front(part).map(|()| problems)
 }
 
 fn convert(input: &Path, mut target: &File, plan: &Plan) -> Result<Vec<String>, RenderError> {

@@ -7,7 +7,7 @@ use clap::builder::FalseyValueParser;
 
 use crate::config::{Config, ConfigError, ConfigFile, Engine, Fallback, Picture, PictureKind, duration};
 use crate::egress::Preset;
-use crate::encode::{Depth, Format, formats};
+use crate::encode::{Depth, Format, Mp4Codec, formats};
 use crate::render::Quality;
 
 /// Who records, and what with.
@@ -53,6 +53,9 @@ pub(super) struct EngineArgs {
     /// Bits a second of mp3 [default: a rate that varies with the sound]
     #[arg(long, env = "CALLREEL_MP3_BITRATE", value_name = "BITS")]
     mp3_bitrate: Option<u32>,
+    /// The codec in mp4: opus, or aac for players that know no other
+    #[arg(long, env = "CALLREEL_MP4_CODEC", value_name = "CODEC", default_value = "opus")]
+    mp4_codec: Mp4Codec,
     /// Pictures to draw at the end: waveform (who spoke when, how loud), spectrogram
     #[arg(long, env = "CALLREEL_PICTURES", value_enum, value_name = "KINDS", value_delimiter = ',')]
     pictures: Vec<PictureKind>,
@@ -128,7 +131,7 @@ impl EngineArgs {
         let is_implied = of_system.is_some() && (asked.is_empty() || asked == [Format::Mp4]);
         config.names_people = self.name_people;
         config.pictures = self.pictures;
-        config.quality = Quality { depth: self.pcm_bits, mp3_bitrate: self.mp3_bitrate };
+        config.quality = Quality { depth: self.pcm_bits, mp3_bitrate: self.mp3_bitrate, mp4_codec: self.mp4_codec };
         let picture = (is_said || is_implied).then(|| Picture {
             layout: self.layout.or(of_system),
             page: self.layout_page,

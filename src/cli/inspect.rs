@@ -80,6 +80,7 @@ impl Inside {
     fn channels(&self) -> u8 {
         match self {
             Self::Sound { found, .. } => found.info.channels,
+            Self::Container(Contents { aac: Some(aac), .. }) => aac.channels,
             Self::Ogg(_) | Self::Container(_) => self.head().map_or(0, |head| head.mapping.channels()),
         }
     }
@@ -363,7 +364,10 @@ fn print(report: &Report) {
     if let Some(stream) = &report.stream {
         let of_what = match stream {
             Inside::Ogg(found) => format!("{} packets on {} pages", found.packets, found.pages),
-            Inside::Container(found) => format!("{} packets in {} clusters or fragments", found.packets, found.units),
+            Inside::Container(found) => {
+                let codec = found.aac.map_or_else(String::new, |aac| format!(" of {aac}"));
+                format!("{} packets{codec} in {} clusters or fragments", found.packets, found.units)
+            }
             Inside::Sound { found, .. } => {
                 let bits = found.info.bits.map_or_else(String::new, |bits| format!(" of {bits} bits"));
                 format!("{}, {} samples{bits} at {} Hz", word(&found.info.format), found.samples, found.info.rate)

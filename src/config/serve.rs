@@ -605,7 +605,7 @@ fn base(
     config.outputs.clone_from(&made.outputs);
     config.pictures.clone_from(&made.pictures);
     config.names_people = made.name_people;
-    config.quality = Quality { depth: made.pcm_bits, mp3_bitrate: made.mp3_bitrate };
+    config.quality = Quality { depth: made.pcm_bits, mp3_bitrate: made.mp3_bitrate, mp4_codec: made.mp4_codec };
     config.life.pause = made.pause;
     config.life.stop.max_duration = made.max_duration.map(|time| time.0);
     config.life.stop.departure_timeout = made.departure_timeout.0;

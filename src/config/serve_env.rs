@@ -128,6 +128,7 @@ pub(super) const ENVIRONMENT: &[(&str, &str, Kind)] = &[
     ("CALLREEL_NAME_PEOPLE", "recording.name_people", Kind::Bool),
     ("CALLREEL_PCM_BITS", "recording.pcm_bits", Kind::Number),
     ("CALLREEL_MP3_BITRATE", "recording.mp3_bitrate", Kind::Number),
+    ("CALLREEL_MP4_CODEC", "recording.mp4_codec", Kind::Text),
     ("CALLREEL_SPOOL", "recording.spool", Kind::Text),
     ("CALLREEL_KEEP_SPOOL", "recording.keep_spool", Kind::Text),
     ("CALLREEL_TAIL_EVERY", "recording.tail_every", Kind::Text),

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use super::file::Time;
 use super::{Engine, OutputKind, PictureKind};
 use crate::egress::Preset;
-use crate::encode::Depth;
+use crate::encode::{Depth, Mp4Codec};
 use crate::recording::PausePolicy;
 use crate::store::Secret;
 
@@ -342,6 +342,8 @@ pub struct RecordingSection {
     pub pcm_bits: Depth,
     /// Bits a second of MP3. Default: a rate that varies with the sound.
     pub mp3_bitrate: Option<u32>,
+    /// The codec in MP4: `opus`, or `aac` in builds that have it. Default `opus`.
+    pub mp4_codec: Mp4Codec,
     /// The directory for journals and files on their way into a store. Default: `.spool` in the directory for recordings.
     pub spool: Option<PathBuf>,
     /// How long the spool keeps files that the store has. Default 0s.
@@ -366,6 +368,7 @@ impl Default for RecordingSection {
             name_people: false,
             pcm_bits: Depth::default(),
             mp3_bitrate: None,
+            mp4_codec: Mp4Codec::default(),
             spool: None,
             keep_spool: Time(Duration::ZERO),
             tail_every: Time(Duration::from_secs(5)),

@@ -16,9 +16,11 @@ pub mod source;
 use serde::{Deserialize, Serialize};
 
 use self::file::RenderError;
+#[cfg(feature = "aac")]
+use crate::encode::Mp4AacWriter;
 use crate::encode::{
-    Depth, EncodeError, FlacWriter, Format, LONGEST_PACKET, Mp4Writer, OggInspector, OpusHead, OpusTags, Patch,
-    PcmDecoder, WavWriter, WebmWriter, packet,
+    Depth, EncodeError, FlacWriter, Format, LONGEST_PACKET, Mp4Codec, Mp4Writer, OggInspector, OpusHead, OpusTags,
+    Patch, PcmDecoder, WavWriter, WebmWriter, packet,
 };
 #[cfg(feature = "mp3")]
 use crate::encode::{Mp3Rate, Mp3Writer};
@@ -39,6 +41,8 @@ pub struct Quality {
     pub depth: Depth,
     /// Bits a second of MP3; none for a rate that varies with the sound, which is the default.
     pub mp3_bitrate: Option<u32>,
+    /// The codec in MP4. Default Opus.
+    pub mp4_codec: Mp4Codec,
 }
 
 /// A format that recordings can be rendered in, and how.
@@ -68,6 +72,8 @@ pub struct Render {
 enum Writer {
     Webm(WebmWriter),
     Mp4(Mp4Writer),
+    #[cfg(feature = "aac")]
+    Mp4Aac(Sound, Box<Mp4AacWriter>),
     Wav(Sound, WavWriter),
     Flac(Sound, Box<FlacWriter>),
     #[cfg(feature = "mp3")]
@@ -91,6 +97,11 @@ impl Render {
             Format::Mp3 => return impossible("a format of this build, which was made without the cargo feature mp3"),
             #[cfg(feature = "mp3")]
             Format::Mp3 => drop(mp3_rate(rendering.quality)?),
+            #[cfg(not(feature = "aac"))]
+            Format::Mp4 if rendering.quality.mp4_codec == Mp4Codec::Aac => {
+                let allowed = "opus, as this build was made without the cargo feature aac";
+                return Err(EncodeError::Config { setting: "MP4 codec", value: "aac".to_owned(), allowed });
+            }
             _ => {}
         }
         Ok(Self {
@@ -179,12 +190,18 @@ impl Render {
 
 impl Writer {
     fn new(rendering: Rendering, head: &OpusHead, tags: &OpusTags) -> Result<Self, EncodeError> {
-        let Quality { depth, .. } = rendering.quality;
+        let Quality { depth, mp4_codec, .. } = rendering.quality;
         let sound = || Sound::new(head);
         Ok(match rendering.format {
             Format::Ogg => unreachable!("refused at the beginning"),
             Format::Webm => Self::Webm(WebmWriter::new(head, tags, UNIT)?),
-            Format::Mp4 => Self::Mp4(Mp4Writer::new(head, tags, UNIT + UNIT)?),
+            Format::Mp4 => match mp4_codec {
+                Mp4Codec::Opus => Self::Mp4(Mp4Writer::new(head, tags, UNIT + UNIT)?),
+                #[cfg(feature = "aac")]
+                Mp4Codec::Aac => Self::Mp4Aac(sound()?, Box::new(Mp4AacWriter::new(head, tags, UNIT + UNIT)?)),
+                #[cfg(not(feature = "aac"))]
+                Mp4Codec::Aac => unreachable!("refused at the beginning"),
+            },
             Format::Wav => Self::Wav(sound()?, WavWriter::new(head, tags, depth)?),
             Format::Flac => Self::Flac(sound()?, Box::new(FlacWriter::new(head, tags, depth)?)),
             #[cfg(feature = "mp3")]
@@ -201,6 +218,8 @@ impl Writer {
         match self {
             Self::Webm(writer) => writer.write_packet(payload, samples),
             Self::Mp4(writer) => writer.write_packet(payload, samples),
+            #[cfg(feature = "aac")]
+            Self::Mp4Aac(sound, writer) => writer.write(sound.decode(payload, samples)?),
             Self::Wav(sound, writer) => writer.write(sound.decode(payload, samples)?),
             Self::Flac(sound, writer) => writer.write(sound.decode(payload, samples)?),
             #[cfg(feature = "mp3")]
@@ -212,6 +231,11 @@ impl Writer {
         match self {
             Self::Webm(writer) => writer.finish(total),
             Self::Mp4(writer) => writer.finish(total),
+            #[cfg(feature = "aac")]
+            Self::Mp4Aac(sound, writer) => {
+                writer.write(sound.finish(total)?)?;
+                writer.finish(total)
+            }
             Self::Wav(sound, writer) => {
                 writer.write(sound.finish(total)?)?;
                 writer.finish(total)
@@ -232,6 +256,8 @@ impl Writer {
         match self {
             Self::Webm(writer) => writer.take_bytes(out),
             Self::Mp4(writer) => writer.take_bytes(out),
+            #[cfg(feature = "aac")]
+            Self::Mp4Aac(_, writer) => writer.take_bytes(out),
             Self::Wav(_, writer) => writer.take_bytes(out),
             Self::Flac(_, writer) => writer.take_bytes(out),
             #[cfg(feature = "mp3")]
@@ -344,7 +370,11 @@ mod tests {
     }
 
     fn rendered(format: Format, ogg: &[u8], piece: usize) -> Vec<u8> {
-        let mut render = Render::new(Rendering { format, quality: Quality::default() }).unwrap();
+        rendered_as(Rendering { format, quality: Quality::default() }, ogg, piece)
+    }
+
+    fn rendered_as(rendering: Rendering, ogg: &[u8], piece: usize) -> Vec<u8> {
+        let mut render = Render::new(rendering).unwrap();
         let (mut bytes, mut patches) = (Vec::new(), Vec::new());
         for piece in ogg.chunks(piece) {
             patches.extend(render.push(piece).unwrap());
@@ -352,7 +382,7 @@ mod tests {
         }
         patches.extend(render.finish().unwrap());
         render.take_bytes(&mut bytes);
-        assert!(patch::apply(&patches, &mut bytes), "{format}");
+        assert!(patch::apply(&patches, &mut bytes), "{rendering:?}");
         bytes
     }
 
@@ -388,6 +418,33 @@ mod tests {
         let found = reader.finish();
         assert!(found.is_clean(), "{:?}", found.problems);
         assert_eq!((found.packets, found.total), (50, SampleCount(48_000 - pre_skip)));
+    }
+
+    #[test]
+    #[cfg(feature = "aac")]
+    fn aac_has_the_length_of_the_stream_however_that_comes() {
+        let quality = Quality { mp4_codec: Mp4Codec::Aac, ..Quality::default() };
+        let rendering = Rendering { format: Format::Mp4, quality };
+        for (ogg, total) in [(ogg(Some(47_000)), 47_000), (ogg(None), 48_000 - 312)] {
+            let whole = rendered_as(rendering, &ogg, ogg.len());
+            assert!(rendered_as(rendering, &ogg, 100) == whole);
+            let mut reader = crate::encode::Mp4Reader::new();
+            reader.push(&whole);
+            let found = reader.finish();
+            assert!(found.is_clean() && found.aac.is_some(), "{:?}", found.problems);
+            assert_eq!((found.total, found.duration), (SampleCount(total), Some(SampleCount(total))));
+            let read = source::read(std::io::Cursor::new(whole), Format::Mp4, &OpusConfig::mono(), &mut |_, _| Ok(()));
+            assert!(read.unwrap_err().to_string().contains("AAC"));
+        }
+    }
+
+    #[test]
+    #[cfg(not(feature = "aac"))]
+    fn aac_is_refused_by_name_in_a_build_without_it() {
+        let quality = Quality { mp4_codec: Mp4Codec::Aac, ..Quality::default() };
+        let refused = |format| Render::new(Rendering { format, quality }).err().map(|error| error.to_string());
+        assert!(refused(Format::Mp4).unwrap().contains("cargo feature aac"));
+        assert_eq!(refused(Format::Wav), None);
     }
 
     #[test]

@@ -15,6 +15,8 @@ const BLOCK: usize = 256 * 1024;
 /// How much of a stream that is made here is in a page.
 const PAGE: SampleCount = SampleCount::from_millis(1_000);
 
+const AAC_IS_NOT_READ: &str = "its sound is AAC, which callreel writes but does not decode; convert the recording's Ogg, or this file with ffmpeg";
+
 /// What takes the pages, with how many bytes of the input were read by then; of compressed sound, about.
 type Take<'a> = &'a mut dyn FnMut(&[u8], u64) -> Result<(), RenderError>;
 
@@ -30,6 +32,23 @@ pub fn format_of(first: &[u8]) -> Option<Format> {
         [0xff, second, ..] if *second >= 0xe0 => Some(Format::Mp3),
         _ => None,
     }
+}
+
+/// Whether the sound of an MP4 file is AAC, which can be copied but not read.
+///
+/// # Errors
+/// What the input says.
+pub fn is_aac(mut input: impl Read) -> io::Result<bool> {
+    let (mut reader, mut block) = (Mp4Reader::new(), vec![0; BLOCK]);
+    while reader.head().is_none() && reader.aac().is_none() {
+        match input.read(&mut block) {
+            Ok(0) => break,
+            Ok(read) => reader.push(&block[..read]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(reader.aac().is_some())
 }
 
 /// Reads `input`, which is in `format`, and hands the Ogg stream to `take` in pieces: its own, or its packets', or its sound
@@ -59,6 +78,9 @@ pub fn read(
                 first.push(block);
                 Ok(())
             })?;
+            if first.aac().is_some() {
+                return Err(io::Error::new(io::ErrorKind::Unsupported, AAC_IS_NOT_READ).into());
+            }
             input.seek(SeekFrom::Start(0))?;
             // An index behind the data is known then.
             let reader = first.second_reading().unwrap_or_default();
