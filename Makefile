@@ -13,7 +13,7 @@ export CALLREEL_CACHE CARGO_TARGET_DIR
 export AWS_EC2_METADATA_DISABLED := true
 
 CARGO := cargo
-FEATURES := --locked --features testkit
+FEATURES := --locked --features testkit,aac
 SHELL_SCRIPTS := .ci/run tools/lib.sh $(shell grep -rlE '^\#!.*bash' tools)
 PYTHON_SCRIPTS := tests tools $(shell grep -rlE '^\#!.*python' tools)
 LINT = source tools/lib.sh; PATH=$$(venv_dir requirements-lint)/bin:$$PATH
@@ -84,7 +84,7 @@ doc: ## the API documentation, where a broken link is an error
 
 deny: ## licences, banned crates and sources of every dependency
 	@tools/install rust deny
-	@source tools/lib.sh; "$$cargo_deny_dir/bin/cargo-deny" --log-level error check licenses bans sources
+	@source tools/lib.sh; "$$cargo_deny_dir/bin/cargo-deny" --features aac --log-level error check licenses bans sources
 	@source tools/lib.sh; "$$cargo_deny_dir/bin/cargo-deny" --features libwebrtc --log-level error check licenses sources
 
 clean-recordings: ## delete recordings/

@@ -61,6 +61,8 @@ fn formats(c: &mut Criterion) {
         ("flac, 24 bits", Format::Flac, Quality { depth: Depth::Bits24, ..sixteen }),
         ("mp3, as it needs", Format::Mp3, sixteen),
         ("mp3, 64 kbit/s", Format::Mp3, Quality { mp3_bitrate: Some(64_000), ..sixteen }),
+        #[cfg(feature = "aac")]
+        ("mp4 of aac", Format::Mp4, Quality { mp4_codec: callreel::encode::Mp4Codec::Aac, ..sixteen }),
     ] {
         group.bench_function(format!("ogg and {name}"), |b| {
             b.iter(|| {

@@ -179,6 +179,137 @@ fn ffprobe_tells_duration_start_and_tags() {
     }
 }
 
+/// AAC in MP4 of interleaved sound, as it grows, at its end, and with its index in front.
+#[cfg(feature = "aac")]
+fn aac_files(mapping: Mapping, pcm: &[f32]) -> Vec<(&'static str, Vec<u8>)> {
+    let head = OpusHead::new(mapping, PRE_SKIP);
+    let fragment = SampleCount::from_millis(500);
+    let mut writer = callreel::encode::Mp4AacWriter::new(&head, &tags(), fragment).expect("possible");
+    writer.write(pcm).expect("fits");
+    let patches = writer.finish(SampleCount(pcm.len() as u64 / u64::from(mapping.channels()))).expect("ends");
+    let mut live = Vec::new();
+    writer.take_bytes(&mut live);
+    let (mut done, mut front) = (live.clone(), Vec::new());
+    assert!(patch::apply(&patches, &mut done));
+    faststart(&mut std::io::Cursor::new(&done), &mut front).expect("copies");
+    vec![("live.mp4", live), ("done.mp4", done), ("front.mp4", front)]
+}
+
+/// Other noise on each side, which is only like itself at one place.
+#[cfg(feature = "aac")]
+fn aac_sound(channels: usize, samples: usize) -> Vec<f32> {
+    let mut random = fastrand::Rng::with_seed(4);
+    let mut smooth = vec![0.0; channels];
+    (0..samples * channels)
+        .map(|n| {
+            let side = &mut smooth[n % channels];
+            *side += 0.2 * (random.f32() - 0.5 - *side);
+            *side
+        })
+        .collect()
+}
+
+/// How far `found` is behind `expected` at `at`, by the likeness of 100 ms, and how alike they are.
+#[cfg(feature = "aac")]
+fn place(expected: &[f32], found: &[f32], at: usize) -> (i64, f32) {
+    let piece = &expected[at..at + 4_800];
+    let likeness = |from: usize| {
+        let other = found.get(from..from + 4_800)?;
+        let sum = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+        Some(sum(piece, other) / (sum(piece, piece) * sum(other, other)).sqrt())
+    };
+    let places = (at.saturating_sub(1_200)..at + 1_200).filter_map(|from| Some((from, likeness(from)?)));
+    let (from, likeness) = places.max_by(|a, b| a.1.total_cmp(&b.1)).expect("long enough");
+    (from as i64 - at as i64, likeness)
+}
+
+#[cfg(feature = "aac")]
+#[test]
+fn aac_plays_from_its_first_sample_to_its_last() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (mapping, samples) in [(Mapping::Mono, 48_000), (Mapping::Stereo, 480_001), (Mapping::TwoMono, 100_000)] {
+        let channels = usize::from(mapping.channels());
+        let pcm = aac_sound(channels, samples);
+        for (name, bytes) in aac_files(mapping, &pcm) {
+            let file = folder.path().join(name);
+            std::fs::write(&file, bytes).expect("room");
+            let heard = decoded(&file, mapping.channels());
+            // ffmpeg plays the last packet whole, and of an unfinished file the one before the sound.
+            let before = if name == "live.mp4" { 1_024 } else { 0 };
+            let longer = heard.len() / channels - samples;
+            assert!((before..before + 1_024).contains(&longer), "{mapping:?} {name}: {longer} longer");
+            for side in 0..channels {
+                let expected: Vec<f32> = pcm.iter().skip(side).step_by(channels).copied().collect();
+                let found: Vec<f32> = heard.iter().skip(side).step_by(channels).map(|n| f32::from(*n)).collect();
+                for at in [0, samples / 2, samples - 4_800] {
+                    let (off, likeness) = place(&expected, &found, at);
+                    println!("{mapping:?} {name} at {at}: {off} samples off, likeness {likeness:.3}");
+                    assert!(off == before as i64 && likeness > 0.9, "{mapping:?} {name} at {at}: {off}, {likeness}");
+                }
+            }
+            let found = probe(&file);
+            let duration = number(&found["format"]["duration"]) - samples as f64 / 48e3;
+            // It counts the packet before the sound where that is in a fragment.
+            let expected = if name == "front.mp4" { 0.0 } else { 1024.0 / 48e3 };
+            assert!((duration - expected).abs() < 0.001, "{mapping:?} {name}: {duration} s more");
+            assert_eq!(found["format"]["tags"]["title"], "a room", "{name}");
+            let stream = &found["streams"][0];
+            assert_eq!((&stream["codec_name"], &stream["profile"]), (&"aac".into(), &"LC".into()), "{name}");
+            assert_eq!(stream["channels"], channels, "{name}");
+        }
+    }
+}
+
+#[cfg(feature = "aac")]
+#[test]
+fn a_prefix_of_aac_plays_to_its_last_whole_fragment() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("cut.mp4");
+    let path = file.to_str().expect("plain");
+    let mut random = fastrand::Rng::with_seed(6);
+    let files = aac_files(Mapping::Mono, &aac_sound(1, 480_000));
+    for (name, bytes) in files.iter().filter(|(name, _)| *name != "front.mp4") {
+        for _ in 0..20 {
+            let cut = random.usize(8_000..bytes.len());
+            let (_, found) = read(name, &bytes[..cut], 4096);
+            std::fs::write(&file, &bytes[..found.whole as usize]).expect("room");
+            let output = run("ffmpeg", &["-nostdin", "-v", "error", "-i", path, "-f", "s16le", "-"]);
+            assert!(output.status.success() && output.stderr.is_empty(), "{cut}: {}", text(&output.stderr));
+            let longer = output.stdout.len() as i64 / 2 - found.total.0 as i64;
+            assert!((0..=2_048).contains(&longer), "{name} cut at {cut}: {longer} longer than {:?}", found.total);
+        }
+    }
+}
+
+#[test]
+fn aac_of_others_is_understood() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (options, rate, channels, samples) in [
+        ("-ac 1", 48_000, 1, 96_000),
+        ("-ac 2 -ar 44100", 44_100, 2, 96_000),
+        ("-ac 2 -movflags +faststart", 48_000, 2, 96_000),
+        ("-ac 1 -movflags +empty_moov+frag_keyframe+default_base_moof -frag_duration 500000", 48_000, 1, 96_000),
+    ] {
+        let file = folder.path().join("call.mp4");
+        let mut arguments =
+            vec!["-nostdin", "-v", "error", "-y", "-f", "lavfi", "-i", "sine=duration=2:sample_rate=48000"];
+        arguments.extend(["-c:a", "aac", "-metadata", "title=a room"].into_iter().chain(options.split_whitespace()));
+        arguments.push(file.to_str().expect("plain"));
+        let output = run("ffmpeg", &arguments);
+        assert!(output.status.success(), "{options}: {}", text(&output.stderr));
+        let bytes = std::fs::read(&file).expect("written");
+        let (packets, found) = read("call.mp4", &bytes, 1 << 14);
+        println!("{options}: {} packets, {:?}, {:?}", packets.len(), found.total, found.problems);
+        let aac = found.aac.expect("a track of AAC");
+        assert_eq!((aac.object_type, aac.rate, aac.channels), (2, rate, channels), "{options}");
+        assert!(found.total.0.abs_diff(samples) <= 1_024, "{options}: {:?}", found.total);
+        assert_eq!(found.tags.as_ref().and_then(|tags| tags.get("TITLE")), Some("a room"), "{options}");
+        assert_eq!(found.packets, packets.len() as u64);
+        let copied = faststart(&mut std::io::Cursor::new(&bytes), &mut Vec::new());
+        assert_eq!(copied.is_ok(), rate == 48_000, "{options}: {copied:?}");
+    }
+}
+
 #[test]
 fn mkvtoolnix_has_no_warnings() {
     let folder = tempfile::tempdir().expect("a folder");

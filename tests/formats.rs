@@ -16,6 +16,9 @@ use tokio::process::{Child, ChildStderr, Command};
 
 const ALL: &str = "ogg,webm,mp4,wav,flac,mp3";
 
+/// What makes an MP4 one of AAC, in builds that can.
+const AAC: Option<(&str, &[&str])> = if cfg!(feature = "aac") { Some(("mp4", &["--mp4-codec", "aac"])) } else { None };
+
 /// How far a decoded file may be from the Ogg: a millisecond.
 const TOLERANCE: i64 = 48;
 
@@ -156,13 +159,14 @@ async fn duration_of(file: &Path) -> f64 {
 
 /// Compares what is heard in a file with what is heard in the reference, at its beginning and at its end.
 fn compare(name: &str, found: &[Vec<f32>], reference: &[Vec<f32>]) {
-    // What was encoded anew is less alike.
-    let alike = if name.contains(" to ") || name.ends_with("mp3") { 0.9 } else { 0.97 };
+    // What was encoded anew is less alike, as an MP4 of AAC is.
+    let is_anew = name.contains(" to ") || ["mp3", "mp4"].iter().any(|format| name.ends_with(format));
+    let alike = if is_anew { 0.9 } else { 0.97 };
     assert_eq!(found.len(), reference.len(), "{name}: channels");
     for (found, reference) in found.iter().zip(reference) {
         let longer = found.len() as i64 - reference.len() as i64;
-        // ffmpeg plays the packet whole in which an MP4 ends.
-        let may_be_longer = if name.ends_with("mp4") { 0..=960 } else { 0..=0 };
+        // ffmpeg plays the packet whole in which an MP4 ends; one of AAC is the longest.
+        let may_be_longer = if name.ends_with("mp4") { 0..=1_023 } else { 0..=0 };
         assert!(may_be_longer.contains(&longer), "{name}: {longer} samples longer");
         let end = reference.len().min(found.len());
         for from in [0, end - 96_000] {
@@ -189,8 +193,12 @@ async fn check_all(folder: &Path, manifest: &Manifest) {
         let file = folder.join(&output.file);
         assert!(output.file.ends_with(&format!(".{}", output.format)), "{output:?}");
         let (sound, seconds) = (heard(&file).await, duration_of(&file).await);
-        // ffprobe counts what a player leaves out of an MP3's first and last frames.
-        let tolerance = if output.format == "mp3" { 0.072 } else { 0.02 };
+        // ffprobe counts what a player leaves out of an MP3's first and last frames, and the packet before the sound of AAC.
+        let tolerance = match output.format.as_str() {
+            "mp3" => 0.072,
+            "mp4" => 0.022,
+            _ => 0.02,
+        };
         let off = seconds - output.duration_seconds;
         assert!(off.abs() <= tolerance, "{}: {seconds} s, not {}", output.file, output.duration_seconds);
         let key = format!("{} {:?}", output.kind, output.participant);
@@ -384,6 +392,37 @@ async fn every_format_is_gone_on_with() {
     assert_eq!(names(root.path()).len(), 11, "ten files and their manifest: {:?}", names(root.path()));
 }
 
+#[cfg(feature = "aac")]
+#[tokio::test]
+async fn a_call_in_aac_is_recovered_played_and_copied() {
+    let server = LiveKitServer::start().await.unwrap();
+    let root = tempfile::tempdir().unwrap();
+    let out = root.path().join("out");
+    let more = ["--format", "ogg,mp4", "--outputs", "mix,dual", "--mp4-codec", "aac"];
+    let recorder = Recorder::start(&server, None, root.path(), &more).await;
+    let (_alice, voice) = speaker(&server, "alice", 6).await;
+    voice.sent_at_least(300).await.unwrap();
+    recorder.kill().await;
+    run(&["recover", "--spool"], &[&root.path().join("spool")]).await;
+    let manifest = manifest_in(&out);
+    assert_eq!(formats(&manifest), ["ogg", "mp4", "ogg", "mp4"]);
+    check_all(&out, &manifest).await;
+    played_by_a_browser(&out, &manifest).await;
+
+    let (aac, front) = (out.join("call.mp4"), root.path().join("front.mp4"));
+    let inspected = callreel().arg("inspect").arg(&aac).output().await.unwrap();
+    let said = String::from_utf8_lossy(&inspected.stdout).into_owned();
+    assert!(said.contains("AAC-LC at 48000 Hz") && said.contains("channels   1"), "{said}");
+    run(&["convert", "--progressive"], &[&aac, &front]).await;
+    compare("front.mp4", &heard(&front).await, &heard(&aac).await);
+    let off = duration_of(&front).await - manifest.duration_seconds;
+    assert!(off.abs() < 0.001, "{off} s");
+    let refused = callreel().arg("convert").arg(&aac).arg(root.path().join("call.wav")).output().await.unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(why.contains("its sound is AAC"), "{why}");
+}
+
 /// Fetches what is in the store.
 async fn fetch(storage: &StorageServer, folder: &Path) -> Vec<String> {
     std::fs::create_dir_all(folder).unwrap();
@@ -529,19 +568,26 @@ async fn short_and_long_calls_have_their_length_and_both_their_ends() {
     for seconds in lengths {
         let ogg = root.path().join("call.ogg");
         let (first, last) = long_call(*seconds, &ogg);
-        for format in ALL.split(',') {
+        for (format, flags) in ALL.split(',').map(|format| (format, &[][..])).chain(AAC) {
             let file = root.path().join(format!("call.{format}"));
             if format != "ogg" {
-                run(&["convert"], &[&ogg, &file]).await;
+                run(&[&["convert"][..], flags].concat(), &[&ogg, &file]).await;
             }
             let off = duration_of(&file).await - *seconds as f64;
-            let tolerance = if format == "mp3" { 0.072 } else { 0.02 };
+            let is_aac = !flags.is_empty();
+            // What ffprobe counts and nobody plays.
+            let tolerance = match format {
+                "mp3" => 0.072,
+                _ if is_aac => 0.022,
+                _ => 0.02,
+            };
             assert!(off.abs() <= tolerance, "{format} of {seconds} s: {off} s");
             let (begins, ends, total) = ends_of(&file).await;
             let longer = total as i64 - (*seconds * 48_000) as i64;
             // ffmpeg plays the packet whole in which an MP4 ends.
+            let packet = if is_aac { 1_024 } else { 960 };
             assert!(
-                (0..=960).contains(&longer) && (longer == 0 || format == "mp4"),
+                (0..=packet).contains(&longer) && (longer == 0 || format == "mp4"),
                 "{format}: {longer} samples longer"
             );
             let last_at = ends.len() as i64 - longer - last.len() as i64;
