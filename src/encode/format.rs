@@ -29,7 +29,7 @@ pub enum Format {
     Ogg,
     /// Opus in WebM (RFC 9559).
     Webm,
-    /// Opus in fragmented MP4 (ISO/IEC 14496-12).
+    /// Opus, or AAC where that is asked for, in fragmented MP4 (ISO/IEC 14496-12).
     Mp4,
     /// PCM in WAVE, RF64 beyond 4 GiB (EBU Tech 3306).
     Wav,
@@ -67,7 +67,7 @@ impl Format {
         }
     }
 
-    /// Whether it holds the recording's own Opus packets.
+    /// Whether it holds the recording's own Opus packets; an MP4 does unless it is one of AAC.
     pub const fn holds_opus(self) -> bool {
         matches!(self, Self::Ogg | Self::Webm | Self::Mp4)
     }
