@@ -71,6 +71,7 @@ pub mod store;
 #[cfg(feature = "testkit")]
 pub mod testkit;
 pub mod time;
+pub mod traces;
 pub mod upload;
 
 /// The examples of the README, compiled.

@@ -11,6 +11,8 @@ mod engine;
 mod inspect;
 mod life;
 mod logging;
+#[cfg(feature = "otel")]
+mod otel;
 mod progress;
 mod record;
 mod recover;

@@ -24,7 +24,7 @@ use super::BAD_USAGE;
 use super::e2ee::E2eeArgs;
 use super::engine::EngineArgs;
 use super::life::LifeArgs;
-use super::logging::{self, LogFormat};
+use super::logging::{self, LogFormat, TRACES_HELP};
 use super::progress;
 
 /// Exit codes, for the help.
@@ -44,7 +44,7 @@ SIGUSR1 pauses it, SIGUSR2 lets it go on.";
 
 /// Flags of `callreel record`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = AFTER_HELP)]
+#[command(after_help = format!("{AFTER_HELP}{TRACES_HELP}"))]
 pub struct Args {
     /// A YAML file; flags and the environment go before it
     #[arg(long, env = "CONFIG_FILE", value_name = "FILE")]
@@ -195,7 +195,10 @@ enum TransportArg {
 /// Records one call as `args` say.
 pub fn run(args: Args) -> ExitCode {
     let quiet = progress::wanted() && args.log_format == LogFormat::Text;
-    logging::start(args.log_format, if quiet { "warn" } else { "info" });
+    let _traces = match logging::start_traced(args.log_format, if quiet { "warn" } else { "info" }) {
+        Ok(traces) => traces,
+        Err(code) => return code,
+    };
     let drain = args.life.drain;
     let config = match args.into_config().and_then(|config| config.validate().map(|()| config)) {
         Ok(config) => config,

@@ -12,7 +12,7 @@ use crate::service::Service;
 use crate::service::rules::Rules;
 
 use super::BAD_USAGE;
-use super::logging::{self, LogFormat};
+use super::logging::{self, LogFormat, TRACES_HELP};
 
 const AFTER_HELP: &str = "\
 Everything else is in the configuration file or the environment; `callreel config` prints what holds, and who says so.
@@ -26,7 +26,7 @@ Exit codes: 0 ended as told, 1 it could not begin, 2 bad usage.";
 
 /// Flags of `callreel serve`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = AFTER_HELP)]
+#[command(after_help = format!("{AFTER_HELP}{TRACES_HELP}"))]
 pub struct Args {
     #[command(flatten)]
     flags: Flags,
@@ -73,7 +73,11 @@ impl From<Flags> for ServeFlags {
 
 /// Runs the service.
 pub fn run(args: Args) -> ExitCode {
-    logging::start(args.log_format, "info");
+    // Dropped last, when everything that is traced has ended.
+    let _traces = match logging::start_traced(args.log_format, "info") {
+        Ok(traces) => traces,
+        Err(code) => return code,
+    };
     let flags = ServeFlags::from(args.flags);
     let config = match load(&flags) {
         Ok(config) => config,

@@ -15,6 +15,7 @@ use super::event::Links;
 use super::sign::{SIGNATURE, sign};
 use crate::catalog::{Attempt, Catalog, CatalogError, Delivery};
 use crate::clock;
+use crate::traces;
 
 /// How long a catalogue that does not answer is left alone, at first and at most.
 const CATALOG_WAIT: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
@@ -135,7 +136,9 @@ impl Worker {
     /// One attempt, and its note in the catalogue. Where that fails for good the attempt is made again once its lease is over:
     /// a receiver may be told twice, and never not at all.
     async fn deliver(&self, delivery: &Delivery) {
+        let trace = traces::delivery(delivery, &self.endpoint.name);
         let (attempt, becomes) = self.attempt(delivery).await;
+        traces::delivered(trace, attempt.status, matches!(becomes, Becomes::Delivered));
         let counter = match becomes {
             Becomes::Delivered => &self.counters.delivered,
             Becomes::Due(_) => &self.counters.failed,

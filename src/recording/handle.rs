@@ -12,6 +12,7 @@ use tracing::Instrument;
 use crate::clock;
 use crate::config::{Config, OutputKind};
 use crate::time::MediaTime;
+use crate::traces;
 
 use super::happening::{Happening, What};
 use super::life::PauseOrder;
@@ -41,9 +42,10 @@ impl Recorder {
         };
         let owner = Owner { orders: inbox, status: status.clone(), happenings: happenings.clone() };
         let span = tracing::info_span!("recording", id = %config.recording_id, room = %config.room);
+        let trace = traces::recording(&config.recording_id, &config.room);
         match runtime() {
             Ok(runtime) => {
-                let recording = runtime.spawn(session::run(config, owner).instrument(span));
+                let recording = runtime.spawn(session::run(config, owner, trace).instrument(span));
                 // A panic in one recording must end that one visibly and no other.
                 runtime.spawn(async move {
                     if let Err(error) = recording.await {

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use tracing::{Instrument, debug_span};
+
 use crate::time::{ClockTime, MediaTime, SampleCount};
+use crate::traces;
 
 use super::cuts::Cuts;
 use super::handle::{RecordingResult, State};
@@ -57,7 +60,8 @@ impl Session {
     pub(super) async fn finish(mut self, end: &End) -> RecordingResult {
         let finished = self.pipeline.finish(end.at, self.life.alone_since());
         self.life.end_with(MediaTime::ZERO + finished.samples);
-        let stored = self.sinks.finish(&mut self.pipeline, finished.end).await;
+        let storing = self.sinks.finish(&mut self.pipeline, finished.end);
+        let stored = storing.instrument(debug_span!(target: traces::TARGET, "store")).await;
         self.reasons.extend(stored.reasons);
         self.reasons.extend(self.lack_of_consent());
         let about = self.tell_of_sound(&finished).await;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tokio::sync::{broadcast, watch};
+use tracing::{Instrument, Span, debug_span};
 
 use crate::call::TrackKey;
 use crate::clock::{self, RecordingClock};
@@ -10,6 +11,7 @@ use crate::config::Config;
 use crate::room::{DataMessage, Room, RoomEvent, RoomEvents, RoomInfo};
 use crate::store::Store;
 use crate::time::{ClockTime, MediaTime};
+use crate::traces;
 
 use super::bring::stop_left_egress;
 use super::by_egress::{self, Made};
@@ -36,12 +38,17 @@ const STOP_WAIT: Duration = Duration::from_millis(300);
 const REJOIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
 /// Records one call, and leaves its result with its owner.
-pub(super) async fn run(config: Config, mut owner: Owner) {
-    let result = if config.uses_egress() {
-        by_egress::run(&config, &mut owner, None).await
-    } else {
-        by_bot(&config, &mut owner).await
+pub(super) async fn run(config: Config, mut owner: Owner, trace: Span) {
+    let result = async {
+        if config.uses_egress() {
+            by_egress::run(&config, &mut owner, None).await
+        } else {
+            by_bot(&config, &mut owner).await
+        }
     };
+    let result = result.instrument(trace.clone()).await;
+    // Before anybody who waits for the result can end the process.
+    traces::ended(trace, result.outcome);
     let (recording_id, outcome) = (result.recording_id.clone(), result.outcome);
     publish(&owner.status, result);
     let sample = MediaTime::ZERO;
@@ -50,7 +57,7 @@ pub(super) async fn run(config: Config, mut owner: Owner) {
 }
 
 async fn by_bot(config: &Config, owner: &mut Owner) -> RecordingResult {
-    match enter(config, owner).await {
+    match enter(config, owner).instrument(debug_span!(target: traces::TARGET, "join")).await {
         Ok(Entered::Recording(session)) => session.record(owner).await,
         Ok(Entered::NotAnyMore(reason)) => RecordingResult::empty(&config.recording_id, reason),
         // What is paused is not for others to record.
@@ -274,7 +281,7 @@ impl Session {
             }
         }
         let spur = self.sinks.spur();
-        let finishing = self.finish(&end);
+        let finishing = self.finish(&end).instrument(debug_span!(target: traces::TARGET, "finish"));
         tokio::pin!(finishing);
         loop {
             tokio::select! {

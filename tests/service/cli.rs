@@ -36,12 +36,12 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-fn run(args: &[&str], env: &[(&str, &str)]) -> Output {
+pub fn run(args: &[&str], env: &[(&str, &str)]) -> Output {
     let dir = tempfile::tempdir().unwrap();
     command(dir.path(), args, env).output().unwrap()
 }
 
-const SERVER: [(&str, &str); 3] =
+pub const SERVER: [(&str, &str); 3] =
     [("LIVEKIT_URL", "ws://127.0.0.1:1"), ("LIVEKIT_API_KEY", "k"), ("LIVEKIT_API_SECRET", "hunter2")];
 
 #[test]
@@ -88,14 +88,14 @@ fn what_makes_no_sense_ends_it_with_code_2() {
 }
 
 /// A service in a process of its own.
-struct Process {
+pub struct Process {
     child: Child,
     log: Lines<BufReader<ChildStderr>>,
-    told: Vec<String>,
+    pub told: Vec<String>,
 }
 
 impl Process {
-    fn start(dir: &Path, args: &[&str], env: &[(&str, &str)]) -> Self {
+    pub fn start(dir: &Path, args: &[&str], env: &[(&str, &str)]) -> Self {
         let mut command = tokio::process::Command::from(command(dir, args, env));
         let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).kill_on_drop(true).spawn().unwrap();
         let log = BufReader::new(child.stderr.take().unwrap()).lines();
@@ -103,7 +103,7 @@ impl Process {
     }
 
     /// Waits until the log says something, and gives the line.
-    async fn says(&mut self, words: &str) -> String {
+    pub async fn says(&mut self, words: &str) -> String {
         let reading = async {
             while let Some(line) = self.log.next_line().await.unwrap() {
                 self.told.push(line.clone());
@@ -117,11 +117,11 @@ impl Process {
         said.ok().flatten().unwrap_or_else(|| panic!("nothing of {words:?} in {:#?}", self.told))
     }
 
-    fn signal(&self, signal: Signal) {
+    pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(i32::try_from(self.child.id().unwrap()).unwrap()), signal).unwrap();
     }
 
-    async fn ends(&mut self) -> Option<i32> {
+    pub async fn ends(&mut self) -> Option<i32> {
         tokio::time::timeout(PATIENCE, self.child.wait()).await.unwrap().unwrap().code()
     }
 

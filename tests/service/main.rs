@@ -7,4 +7,6 @@ mod recordings;
 mod rooms;
 mod support;
 mod surface;
+#[cfg(feature = "otel")]
+mod traces;
 mod webhook;

@@ -35,6 +35,7 @@ use crate::recording::{
     Happening, Manifest, PauseOrder, Recorder, RecordingHandle, RecordingResult, State, StopReason, What,
 };
 use crate::store::{Store, StoreConfig};
+use crate::traces;
 
 use super::metrics::Metrics;
 use super::rules::{Rules, Wish};
@@ -292,7 +293,7 @@ impl Calls {
     pub async fn start(&self, request: StartRequest) -> Result<Row, StartError> {
         // Carried out whole, whether or not whoever asked waits for it.
         let calls = self.clone();
-        let started = tokio::spawn(async move { calls.start_whole(request).await }).await;
+        let started = tokio::spawn(traces::carried(async move { calls.start_whole(request).await })).await;
         started.unwrap_or_else(|error| Err(StartError::LiveKit(error.to_string())))
     }
 

@@ -49,6 +49,7 @@ use crate::clock;
 use crate::config::ServeConfig;
 use crate::notify::Notifier;
 use crate::store::Store;
+use crate::traces;
 
 use super::calls::Calls;
 use super::links::Links;
@@ -246,14 +247,18 @@ async fn measure(State(app): State<App>, request: Request, next: Next) -> Respon
         "OPTIONS" => "OPTIONS",
         _ => "other",
     };
-    let route = request.extensions().get::<MatchedPath>().map_or("none", |path| path.as_str()).to_owned();
-    let mut response = next.run(request).await;
+    let matched = request.extensions().get::<MatchedPath>().cloned();
+    let route = matched.as_ref().map(MatchedPath::as_str);
+    let trace = traces::request(method, route, request.headers());
+    let route = route.unwrap_or("none");
+    let mut response = traces::within(&trace, next.run(request)).await;
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     let took = clock::now() - begun;
-    app.metrics().request(method, &route, response.status().as_u16(), took);
+    app.metrics().request(method, route, response.status().as_u16(), took);
+    traces::answered(&trace, response.status().as_u16());
     tracing::debug!(method, route, status = response.status().as_u16(), ?took, "request");
     response
 }
