@@ -1,14 +1,12 @@
 //! Everything that reads foreign bytes, each as a function that a fuzzer can call: `cargo fuzz` with the targets in
 //! `fuzz/`, and on a stable toolchain [`Mutator`], which is quick and blind, but runs with every test.
 
-use std::path::Path;
 use std::sync::LazyLock;
 
 use bytes::Bytes;
 use fastrand::Rng;
 
-use super::TestkitError;
-use super::sim;
+use super::{TestkitError, checkout, sim};
 use crate::analysis::{Analysis, AnalysisConfig};
 use crate::call::{Codec, TrackKey};
 use crate::capture::{Content, Settled, Silence, toc};
@@ -52,7 +50,7 @@ impl Target {
     /// # Errors
     /// [`TestkitError::Io`] without the repository's seeds, [`TestkitError::Simulation`] where nothing can be coded.
     pub fn seeds(&self) -> Result<Vec<Vec<u8>>, TestkitError> {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds");
+        let folder = checkout().join("fuzz/seeds");
         let read = |name: &&str| {
             let path = folder.join(name);
             std::fs::read(&path).map_err(TestkitError::io(format!("read {}", path.display())))
