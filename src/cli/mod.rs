@@ -14,6 +14,7 @@ mod logging;
 mod progress;
 mod record;
 mod recover;
+mod say;
 mod serve;
 
 use std::process::ExitCode;
