@@ -83,6 +83,11 @@ fn sealed_files_are_opened_as_far_as_they_are_whole() {
 }
 
 #[test]
+fn files_in_any_format_are_converted_without_harm() {
+    fuzz("source");
+}
+
+#[test]
 fn every_target_is_there_for_the_fuzzer_too() {
     for target in TARGETS {
         let file = checkout().join(format!("fuzz/fuzz_targets/{}.rs", target.name));
