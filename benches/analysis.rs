@@ -1,16 +1,14 @@
 //! What each part of an analysis costs: the fixtures' conversation, 20 ms at a time.
 
-use std::path::Path;
-
 use callreel::analysis::{Analysis, AnalysisConfig};
 use callreel::call::TrackKey;
 use callreel::decode::Level;
-use callreel::testkit::audio::Audio;
+use callreel::testkit::{Audio, checkout};
 use callreel::time::MediaTime;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 fn fixture(name: &str) -> Audio {
-    Audio::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)).expect("the fixture is there")
+    Audio::read(checkout().join("fixtures").join(name)).expect("the fixture is there")
 }
 
 fn analysing(c: &mut Criterion) {

@@ -1,15 +1,13 @@
 //! What each format costs beside the Ogg stream that it is made of: the fixtures' conversation, a quarter of a second at a time.
 
-use std::path::Path;
-
 use callreel::encode::{Depth, Format, Mapping, OggOpusWriter, OpusConfig, OpusEncoder, OpusHead, OpusTags};
 use callreel::render::{Quality, Render, Rendering};
-use callreel::testkit::audio::Audio;
+use callreel::testkit::{Audio, checkout};
 use callreel::time::SampleCount;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 fn fixture(name: &str) -> Audio {
-    Audio::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)).expect("the fixture is there")
+    Audio::read(checkout().join("fixtures").join(name)).expect("the fixture is there")
 }
 
 /// The conversation's packets.

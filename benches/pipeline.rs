@@ -12,7 +12,7 @@ use callreel::capture::{Content, Settled, Silence};
 use callreel::decode::{Level, TrackDecoder};
 use callreel::encode::{OggInspector, OggOpusWriter, OpusConfig, OpusEncoder, OpusHead, OpusTags, packet};
 use callreel::mix::{Mixdown, MixdownConfig, Mixer, Mixing};
-use callreel::testkit::audio::Audio;
+use callreel::testkit::{Audio, checkout};
 use callreel::time::{MediaTime, SampleCount};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 
@@ -21,7 +21,7 @@ const SECONDS: usize = 10;
 
 /// One side of the conversation among the fixtures.
 fn voice(name: &str) -> Vec<f32> {
-    let path = format!("{}/fixtures/{name}.flac", env!("CARGO_MANIFEST_DIR"));
+    let path = checkout().join(format!("fixtures/{name}.flac"));
     Audio::read(path).expect("the fixture is part of the repository").to_mono().channel(0).to_vec()
 }
 

@@ -18,22 +18,20 @@ use callreel::config::OutputKind;
 use callreel::encode::{OpusConfig, OpusTags};
 use callreel::mix::{Mixdown, MixdownConfig, Mixing};
 use callreel::recording::{Manifest, Outcome, SidecarKind};
-use callreel::testkit::TrackOptions;
-use callreel::testkit::audio::Audio;
+use callreel::testkit::{Audio, TrackOptions, checkout};
 use callreel::time::{MediaTime, SampleCount};
 use support::{Call, SETTLE, part};
 
 const AGENT: TrackKey = TrackKey(1);
 const CALLER: TrackKey = TrackKey(2);
-const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures");
 
 fn fixture(name: &str) -> Audio {
-    Audio::read(Path::new(FIXTURES).join(name)).unwrap()
+    Audio::read(checkout().join("fixtures").join(name)).unwrap()
 }
 
 /// When somebody speaks in the fixtures' conversation, in seconds; lines less than half a second apart are one.
 fn script(speaker: &str) -> Vec<Range<f64>> {
-    let csv = std::fs::read_to_string(Path::new(FIXTURES).join("conversation.csv")).unwrap();
+    let csv = std::fs::read_to_string(checkout().join("fixtures/conversation.csv")).unwrap();
     let mut lines: Vec<Range<f64>> = Vec::new();
     for line in csv.lines() {
         let mut fields = line.split(',');

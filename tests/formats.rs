@@ -9,7 +9,9 @@ use callreel::encode::{Mapping, OggInspector, OggOpusWriter, OpusConfig, OpusEnc
 use callreel::recording::{Manifest, Outcome, Reason, RecordingResult};
 use callreel::testkit::analysis;
 use callreel::testkit::audio::generate;
-use callreel::testkit::{LiveKitServer, Publisher, PublisherConfig, StorageServer, Tier, TrackOptions, Voice, tier};
+use callreel::testkit::{
+    LiveKitServer, Publisher, PublisherConfig, StorageServer, Tier, TrackOptions, Voice, checkout, tier,
+};
 use callreel::time::SampleCount;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, Command};
@@ -211,7 +213,7 @@ async fn check_all(folder: &Path, manifest: &Manifest) {
 
 /// Plays the mix of every format in Chromium: its length, a seek to the middle, and sound there.
 async fn played_by_a_browser(folder: &Path, manifest: &Manifest) {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/playback/playback.py");
+    let script = checkout().join("tests/playback/playback.py");
     let mixes: Vec<_> = manifest.outputs.iter().filter(|output| output.kind.as_str() == "mix").collect();
     let files = mixes.iter().map(|output| folder.join(&output.file));
     let said = Command::new("python3").arg(script).args(files).output().await.unwrap();

@@ -5,7 +5,7 @@
 use std::panic::catch_unwind;
 
 use callreel::testkit::fuzz::{Mutator, TARGETS, Target};
-use callreel::testkit::scaled;
+use callreel::testkit::{checkout, scaled};
 
 /// Rounds of each target.
 const ROUNDS: u64 = 4_000;
@@ -83,10 +83,15 @@ fn sealed_files_are_opened_as_far_as_they_are_whole() {
 }
 
 #[test]
+fn files_in_any_format_are_converted_without_harm() {
+    fuzz("source");
+}
+
+#[test]
 fn every_target_is_there_for_the_fuzzer_too() {
     for target in TARGETS {
-        let file = format!("{}/fuzz/fuzz_targets/{}.rs", env!("CARGO_MANIFEST_DIR"), target.name);
-        assert!(std::fs::read_to_string(&file).is_ok_and(|text| text.contains("fuzz::")), "{file}");
+        let file = checkout().join(format!("fuzz/fuzz_targets/{}.rs", target.name));
+        assert!(std::fs::read_to_string(&file).is_ok_and(|text| text.contains("fuzz::")), "{}", file.display());
     }
 }
 

@@ -12,7 +12,7 @@ use callreel::room::{Credentials, Room, RoomConfig, RoomEvent};
 use callreel::testkit::analysis;
 use callreel::testkit::audio::generate;
 use callreel::testkit::python::{self, PythonEvent};
-use callreel::testkit::{Audio, LiveKitServer, PublishPlan, PythonParticipant, PythonPublisher};
+use callreel::testkit::{Audio, LiveKitServer, PublishPlan, PythonParticipant, PythonPublisher, checkout};
 
 /// An Opus decoder takes any payload of RED (RFC 2198) for one packet, but its frames then have absurd lengths.
 const OPUS_20_MS: usize = 960;
@@ -178,7 +178,7 @@ fn key(server: &LiveKitServer) -> Credentials {
 }
 
 fn fixture(name: &str) -> Audio {
-    Audio::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)).unwrap()
+    Audio::read(checkout().join("fixtures").join(name)).unwrap()
 }
 
 /// What is said from `from` to `to` seconds.

@@ -6,8 +6,7 @@ use std::time::Duration;
 use callreel::config::Config;
 use callreel::recording::{Manifest, Outcome, Recorder, RecordingResult, State};
 use callreel::room::{Credentials, Impairment, Transport};
-use callreel::testkit::audio::Audio;
-use callreel::testkit::{LiveKitServer, Publisher, PublisherConfig, TrackOptions, analysis};
+use callreel::testkit::{Audio, LiveKitServer, Publisher, PublisherConfig, TrackOptions, analysis, checkout};
 
 const ROOM: &str = "call";
 
@@ -25,7 +24,7 @@ async fn record(impairment: Impairment, out: &Path) -> (RecordingResult, Manifes
         recording.changed().await;
     }
     let alice = Publisher::join(PublisherConfig::on(&server, ROOM, "alice")).await.unwrap();
-    let sound = Audio::read(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/agent.flac")).unwrap();
+    let sound = Audio::read(checkout().join("fixtures/agent.flac")).unwrap();
     let sound = sound.slice(0..10 * 48_000);
     // Time enough to take the way over TCP.
     let options = TrackOptions::default().lead_in(Duration::from_secs(6));

@@ -260,3 +260,16 @@ async fn a_watcher_ends_recordings_as_they_die() {
     assert!(std::process::Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
     assert_eq!(watcher.wait().await.unwrap().code(), Some(0));
 }
+
+#[tokio::test]
+async fn recordings_are_ended_also_where_nobody_reads_of_it() {
+    let server = LiveKitServer::start().await.unwrap();
+    let mut recorder = Recorder::start(&server, "unheard", &[]);
+    recorder.says("recording started").await;
+    recorder.kill().await;
+    let nobody = || Stdio::from(std::io::pipe().unwrap().1);
+    let mut command = callreel();
+    command.args(["recover", "--out"]).arg(recorder.out.path()).stdout(nobody()).stderr(nobody());
+    assert_eq!(command.status().await.unwrap().code(), Some(0));
+    assert!(recover(recorder.out.path()).await.is_empty(), "nothing is left to do");
+}

@@ -5,10 +5,11 @@ use std::fs;
 
 use callreel::call::ParticipantKind;
 use callreel::capture::{CaptureConfig, Reason};
+use callreel::testkit::checkout;
 use callreel::testkit::replay::{self, Replayed, TracedPacket};
 
 fn run(name: &str, kind: ParticipantKind) -> (Vec<TracedPacket>, Replayed) {
-    let path = format!("{}/fixtures/traces/{name}.csv", env!("CARGO_MANIFEST_DIR"));
+    let path = checkout().join(format!("fixtures/traces/{name}.csv"));
     let trace = replay::read(&fs::read_to_string(path).unwrap()).unwrap();
     let replayed = replay::replay(&trace, kind, CaptureConfig::default());
     for ledger in replayed.ledgers.values() {

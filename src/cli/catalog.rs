@@ -10,6 +10,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::BAD_USAGE;
 use super::logging::{self, LogFormat};
+use super::say::{err, out};
 use crate::catalog::{ApiKey, Catalog, CatalogError, Place, RebuildError, Rebuilt, Scope, Step};
 use crate::clock;
 use crate::config::{ConfigError, ConfigFile, destination};
@@ -131,7 +132,7 @@ pub fn run(args: Args) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("error: no runtime: {error}");
+            err!("error: no runtime: {error}");
             return ExitCode::FAILURE;
         }
     };
@@ -147,7 +148,7 @@ pub fn run(args: Args) -> ExitCode {
         done
     });
     done.unwrap_or_else(|error| {
-        eprintln!("error: {error}");
+        err!("error: {error}");
         error.exit_code()
     })
 }
@@ -165,7 +166,7 @@ async fn rebuild(catalog: &Catalog, args: &RebuildArgs) -> Result<ExitCode, Comm
     };
     let mut counts = Counts::default();
     let done = catalog.rebuild(&store, &place, clock::wall(), |step| counts.take(&step)).await;
-    println!("{counts}");
+    out!("{counts}");
     done?;
     Ok(if counts.lacking > 0 { ExitCode::from(LACKING) } else { ExitCode::SUCCESS })
 }
@@ -189,30 +190,30 @@ impl Counts {
         let key = step.key.escape_debug();
         let count = match &step.rebuilt {
             Rebuilt::Added { recording_id } => {
-                println!("added    {recording_id}  {key}");
+                out!("added    {recording_id}  {key}");
                 &mut self.added
             }
             Rebuilt::Mended { recording_id } => {
-                println!("mended   {recording_id}  {key}");
+                out!("mended   {recording_id}  {key}");
                 &mut self.mended
             }
             Rebuilt::Same { .. } => &mut self.same,
             Rebuilt::Deleted { recording_id } => {
-                println!("deleted  {recording_id}  {key}");
+                out!("deleted  {recording_id}  {key}");
                 &mut self.deleted
             }
             Rebuilt::Running { recording_id } => {
-                println!("running  {recording_id}  {key}");
+                out!("running  {recording_id}  {key}");
                 &mut self.running
             }
             Rebuilt::Left { why } => {
-                println!("left     {key}: {}", why.escape_debug());
+                out!("left     {key}: {}", why.escape_debug());
                 &mut self.left
             }
         };
         *count += 1;
         for file in &step.lacking {
-            println!("missing  {}", file.escape_debug());
+            out!("missing  {}", file.escape_debug());
         }
         self.lacking += step.lacking.len() as u64;
     }
@@ -233,8 +234,8 @@ async fn add_key(catalog: &Catalog, args: &AddKeyArgs) -> Result<ExitCode, Comma
     let now = clock::wall();
     let (key, secret) =
         catalog.create_key(&args.name, &args.scope, args.expire_days.map(|days| now + in_days(days)), now).await?;
-    eprintln!("{} for {}: keep what follows, it is shown this once", key.id, key.name);
-    println!("{}", secret.expose());
+    err!("{} for {}: keep what follows, it is shown this once", key.id, key.name);
+    out!("{}", secret.expose());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -245,13 +246,13 @@ fn in_days(days: u32) -> Duration {
 
 async fn keys(catalog: &Catalog) -> Result<ExitCode, CommandError> {
     for key in catalog.keys().await? {
-        println!("{}", line(&key));
+        out!("{}", line(&key));
     }
     Ok(ExitCode::SUCCESS)
 }
 
 async fn revoke_key(catalog: &Catalog, id: &str) -> Result<ExitCode, CommandError> {
-    println!("{}", line(&catalog.revoke_key(id, clock::wall()).await?));
+    out!("{}", line(&catalog.revoke_key(id, clock::wall()).await?));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -13,6 +13,7 @@ use crate::room::{Credentials, Room, RoomConfig, RoomEvent};
 use crate::store::{Attributes, LocalConfig, PutOptions, Store, StoreConfig, StoreError};
 
 use super::BAD_USAGE;
+use super::say::{err, out};
 
 /// How long one thing may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -51,14 +52,14 @@ pub fn run(args: Args) -> ExitCode {
     let (to, file) = match to {
         Ok(to) => to,
         Err(error) => {
-            eprintln!("error: {error}");
+            err!("error: {error}");
             return ExitCode::from(BAD_USAGE);
         }
     };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("error: no runtime: {error}");
+            err!("error: no runtime: {error}");
             return ExitCode::FAILURE;
         }
     };
@@ -89,10 +90,10 @@ impl Report {
         };
         let took = (clock::now() - begun).as_millis();
         match &result {
-            Some(_) => println!("ok      {what:<34} {took:>6} ms"),
+            Some(_) => out!("ok      {what:<34} {took:>6} ms"),
             None => {
                 self.all_well = false;
-                println!("FAILED  {what:<34} {took:>6} ms  {why}");
+                out!("FAILED  {what:<34} {took:>6} ms  {why}");
             }
         }
         result
@@ -103,7 +104,7 @@ async fn check_store(to: &Destination, report: &mut Report) {
     let local = |dir: &PathBuf| StoreConfig::Local(LocalConfig { dir: dir.clone() });
     let config = to.store.clone().unwrap_or_else(|| local(&to.dir));
     let Some(store) = report.of("storage settings", Store::open(&config)).await else { return };
-    println!("        recordings go to {store}");
+    out!("        recordings go to {store}");
     let key = format!("callreel-check-{}", ulid::Ulid::new());
     let body = Bytes::from_static(b"callreel check");
     let options =
@@ -134,19 +135,19 @@ async fn check_store(to: &Destination, report: &mut Report) {
     report.of("begin an upload, and give it up", parts).await;
     report.of("the store's clock", store.now()).await;
     if report.of("delete it", store.delete(std::slice::from_ref(&key))).await.is_none() {
-        println!("        recordings are complete all the same; the object {} stays", store.location(&key));
+        out!("        recordings are complete all the same; the object {} stays", store.location(&key));
     }
 }
 
 async fn check_room(args: Args, file: ConfigFile, report: &mut Report) {
     let Some(url) = args.url.or(args.host).or(file.livekit_host) else {
-        println!("-       LiveKit is not tried: neither --url nor LIVEKIT_URL is given");
+        out!("-       LiveKit is not tried: neither --url nor LIVEKIT_URL is given");
         return;
     };
     let key = args.api_key.or(file.livekit_api_key);
     let secret = args.api_secret.or(file.livekit_api_secret.map(|secret| secret.expose().to_owned()));
     let (Some(key), Some(secret)) = (key, secret) else {
-        println!("-       LiveKit is not tried: it takes LIVEKIT_API_KEY and LIVEKIT_API_SECRET");
+        out!("-       LiveKit is not tried: it takes LIVEKIT_API_KEY and LIVEKIT_API_SECRET");
         return;
     };
     let name = format!("callreel-check-{}", ulid::Ulid::new());

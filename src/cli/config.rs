@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::config::{ConfigFile, ServeConfig, ServeFlags, Setting};
 
 use super::BAD_USAGE;
+use super::say::err;
 use super::serve::Flags;
 
 /// Flags of `callreel config`.
@@ -34,7 +35,7 @@ pub fn run(args: Args) -> ExitCode {
         Ok(config) if args.json => print(&pretty(&document(&config.settings()))),
         Ok(config) => print(&lines(&config.settings())),
         Err(error) => {
-            eprintln!("error: {error}");
+            err!("error: {error}");
             ExitCode::from(BAD_USAGE)
         }
     }

@@ -18,6 +18,7 @@ use crate::spool::{FileError, give_name, part_of};
 use crate::time::SampleCount;
 
 use super::BAD_USAGE;
+use super::say::err;
 
 /// Exit code where something is wrong with the input, which was converted as far as it goes.
 const LACKS: u8 = 3;
@@ -81,7 +82,7 @@ pub fn run(args: &Args) -> ExitCode {
     let plan = match plan(args) {
         Ok(plan) => plan,
         Err(why) => {
-            eprintln!("error: {why}");
+            err!("error: {why}");
             return ExitCode::from(BAD_USAGE);
         }
     };
@@ -89,12 +90,12 @@ pub fn run(args: &Args) -> ExitCode {
         Ok(problems) if problems.is_empty() => ExitCode::SUCCESS,
         Ok(problems) => {
             for problem in problems {
-                eprintln!("{}: {problem}", args.input.display());
+                err!("{}: {problem}", args.input.display());
             }
             ExitCode::from(LACKS)
         }
         Err(error) => {
-            eprintln!("error: {error}");
+            err!("error: {error}");
             ExitCode::FAILURE
         }
     }

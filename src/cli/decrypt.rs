@@ -9,6 +9,7 @@ use crate::seal::{self, Identities, Loss, Opened, Opener, SealError, Why, open_w
 use crate::spool::{FileError, give_name, part_of};
 
 use super::BAD_USAGE;
+use super::say::err;
 
 /// Exit code where something is missing from what was decrypted.
 const LACKS: u8 = 3;
@@ -70,7 +71,7 @@ pub fn run(args: &Args) -> ExitCode {
     let identities = match read_identities(&args.identity) {
         Ok(identities) => identities,
         Err(error) => {
-            eprintln!("error: {error}");
+            err!("error: {error}");
             return ExitCode::from(BAD_USAGE);
         }
     };
@@ -78,7 +79,7 @@ pub fn run(args: &Args) -> ExitCode {
         Some(out) => out.clone(),
         None if args.file.extension().is_some_and(|ext| ext == seal::EXT) => args.file.with_extension(""),
         None => {
-            eprintln!("error: {}", DecryptError::NoName(args.file.clone()));
+            err!("error: {}", DecryptError::NoName(args.file.clone()));
             return ExitCode::from(BAD_USAGE);
         }
     };
@@ -91,12 +92,12 @@ pub fn run(args: &Args) -> ExitCode {
         Ok(lost) if lost.is_empty() => ExitCode::SUCCESS,
         Ok(lost) => {
             for loss in lost {
-                eprintln!("{}: {loss}", args.file.display());
+                err!("{}: {loss}", args.file.display());
             }
             ExitCode::from(LACKS)
         }
         Err(error) => {
-            eprintln!("error: {error}");
+            err!("error: {error}");
             ExitCode::FAILURE
         }
     }

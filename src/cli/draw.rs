@@ -20,6 +20,7 @@ use crate::time::SampleCount;
 
 use super::BAD_USAGE;
 use super::inspect::manifest_of;
+use super::say::err;
 
 /// Flags of `callreel draw`.
 #[derive(Debug, clap::Args)]
@@ -85,13 +86,13 @@ pub fn run(args: &Args) -> ExitCode {
     let bad = args.waveform.iter().find(|path| !is_picture(path));
     let bad = bad.or(args.spectrogram.as_ref().filter(|path| ending(path).as_deref() != Some("png")));
     if let Some(path) = bad {
-        eprintln!("error: {}", NotDrawn::Ending(path.clone()));
+        err!("error: {}", NotDrawn::Ending(path.clone()));
         return ExitCode::from(BAD_USAGE);
     }
     match draw(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            err!("error: {error}");
             ExitCode::FAILURE
         }
     }

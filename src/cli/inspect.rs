@@ -21,6 +21,7 @@ use crate::spool::hash_of;
 
 use super::BAD_USAGE;
 use super::decrypt::{self, DecryptError, read_identities};
+use super::say::{err, out};
 
 /// Flags of `callreel inspect`.
 #[derive(Debug, clap::Args)]
@@ -128,13 +129,13 @@ pub fn run(args: &Args) -> ExitCode {
     let reports = match looked {
         Ok(reports) => reports,
         Err(error) => {
-            eprintln!("error: {error}");
+            err!("error: {error}");
             return ExitCode::from(BAD_USAGE);
         }
     };
     for report in &reports {
         if args.json {
-            println!("{}", serde_json::to_string(report).expect("plain data becomes JSON"));
+            out!("{}", serde_json::to_string(report).expect("plain data becomes JSON"));
         } else {
             print(report);
         }
@@ -355,11 +356,11 @@ fn hash_matches(file: &Path, output: &OutputEntry) -> Result<bool, InspectError>
 }
 
 fn print(report: &Report) {
-    println!("{}", report.file.display());
+    out!("{}", report.file.display());
     if let Some(sealed) = &report.sealed {
         let SealInspection { duration, segments, bytes, plain_bytes, .. } = sealed;
-        println!("  encrypted  {segments} segments of {:.3} s", duration.as_secs_f64());
-        println!("  size       {bytes} bytes, {plain_bytes} when decrypted");
+        out!("  encrypted  {segments} segments of {:.3} s", duration.as_secs_f64());
+        out!("  size       {bytes} bytes, {plain_bytes} when decrypted");
     }
     if let Some(stream) = &report.stream {
         let of_what = match stream {
@@ -373,21 +374,21 @@ fn print(report: &Report) {
                 format!("{}, {} samples{bits} at {} Hz", word(&found.info.format), found.samples, found.info.rate)
             }
         };
-        println!("  plays      {:.3} s ({of_what})", stream.seconds());
+        out!("  plays      {:.3} s ({of_what})", stream.seconds());
         if report.sealed.is_none() {
-            println!("  size       {} bytes", stream.bytes());
+            out!("  size       {} bytes", stream.bytes());
         }
     }
     let of_sealed = || report.sealed.as_ref().and_then(|sealed| sealed.head);
     match (&report.stream, report.stream.as_ref().map_or_else(of_sealed, Inside::head)) {
         (_, Some(head)) => {
-            println!("  channels   {} ({:?}, pre-skip {})", head.mapping.channels(), head.mapping, head.pre_skip);
+            out!("  channels   {} ({:?}, pre-skip {})", head.mapping.channels(), head.mapping, head.pre_skip);
         }
-        (Some(stream), None) => println!("  channels   {}", stream.channels()),
+        (Some(stream), None) => out!("  channels   {}", stream.channels()),
         (None, None) => {}
     }
     if let Some(tags) = report.stream.as_ref().and_then(Inside::tags).filter(|tags| !tags.vendor.is_empty()) {
-        println!("  made by    {}", tags.vendor);
+        out!("  made by    {}", tags.vendor);
     }
     if let Some(ManifestReport { manifest, .. }) = &report.manifest {
         if let Some(output) = output_of(&report.file, manifest) {
@@ -396,15 +397,15 @@ fn print(report: &Report) {
         print_manifest(manifest);
     }
     match report.problems.as_slice() {
-        [] => println!("  sound      yes: container, granules, duration, ledger and hash agree"),
-        problems => problems.iter().for_each(|problem| println!("  PROBLEM    {problem}")),
+        [] => out!("  sound      yes: container, granules, duration, ledger and hash agree"),
+        problems => problems.iter().for_each(|problem| out!("  PROBLEM    {problem}")),
     }
 }
 
 fn print_output(output: &OutputEntry) {
     match &output.participant {
-        Some(identity) => println!("  output     {} of {identity}", output.kind),
-        None => println!("  output     {}", output.kind),
+        Some(identity) => out!("  output     {} of {identity}", output.kind),
+        None => out!("  output     {}", output.kind),
     }
     for stream in &output.streams {
         let who = match stream.side {
@@ -414,41 +415,41 @@ fn print_output(output: &OutputEntry) {
         };
         let because = stream.because.map(|because| format!(", because {because}")).unwrap_or_default();
         let (passed, transcoded) = (stream.passed_seconds, stream.transcoded_seconds);
-        println!("             {who}; passed through {passed:.3} s, transcoded {transcoded:.3} s{because}");
+        out!("             {who}; passed through {passed:.3} s, transcoded {transcoded:.3} s{because}");
         for (because, seconds) in &stream.transcoded_because {
-            println!("             transcoded {seconds:.3} s because {because}");
+            out!("             transcoded {seconds:.3} s because {because}");
         }
     }
     if let Some(EncryptionEntry { scheme, recipients }) = &output.encryption {
         for recipient in recipients.iter() {
-            println!("             encrypted with {scheme} to {recipient}");
+            out!("             encrypted with {scheme} to {recipient}");
         }
     }
 }
 
 fn print_manifest(manifest: &Manifest) {
-    println!("  recording  {} of room {:?}, from {}", manifest.recording_id, manifest.room.name, manifest.started_at);
-    println!("  outcome    {} (stopped by: {})", manifest.outcome, word(&manifest.stopped_by));
+    out!("  recording  {} of room {:?}, from {}", manifest.recording_id, manifest.room.name, manifest.started_at);
+    out!("  outcome    {} (stopped by: {})", manifest.outcome, word(&manifest.stopped_by));
     for reason in &manifest.reasons {
-        println!("             {reason}");
+        out!("             {reason}");
     }
     for person in &manifest.participants {
         let left = person.left_sample.map_or_else(|| "the end".to_owned(), |at| at.to_string());
         let spoke = person.speaking_seconds.map(|seconds| format!(", spoke {seconds:.1} s")).unwrap_or_default();
-        println!("  {:<10} {} from {} to {left}{spoke}", word(&person.role), person.identity, person.joined_sample);
+        out!("  {:<10} {} from {} to {left}{spoke}", word(&person.role), person.identity, person.joined_sample);
     }
     if let Some(loudness) = &manifest.loudness {
-        println!("  loudness   {}", described(loudness));
+        out!("  loudness   {}", described(loudness));
     }
     for sidecar in &manifest.sidecars {
-        println!("  {:<10} {}", word(&sidecar.kind), sidecar.file);
+        out!("  {:<10} {}", word(&sidecar.kind), sidecar.file);
     }
     for track in &manifest.tracks {
         let sums = crate::capture::Reason::ALL.iter().filter_map(|&reason| {
             let sum = track.ledger.sums.get(reason);
             (sum.0 > 0).then(|| format!("{} {:.3} s", word(&reason), sum.as_secs_f64()))
         });
-        println!("  track      {} of {}: {}", track.sid, track.identity, sums.collect::<Vec<_>>().join(", "));
+        out!("  track      {} of {}: {}", track.sid, track.identity, sums.collect::<Vec<_>>().join(", "));
     }
 }
 

@@ -41,6 +41,7 @@ pub fn start(format: LogFormat, default_level: &str) {
 #[cfg(feature = "otel")]
 pub fn start_traced(format: LogFormat, default_level: &str) -> Result<impl Sized + use<>, ExitCode> {
     use super::otel::{Traces, is_wanted};
+    use super::say::err;
 
     let lines = || lines(format, default_level);
     let traces = is_wanted(&|name| std::env::var(name).ok()).and_then(|is_wanted| {
@@ -49,7 +50,7 @@ pub fn start_traced(format: LogFormat, default_level: &str) -> Result<impl Sized
         is_wanted.then(|| tracing::subscriber::with_default(early(), Traces::start)).transpose()
     });
     let traces = traces.map_err(|error| {
-        eprintln!("error: {error}");
+        err!("error: {error}");
         ExitCode::from(super::BAD_USAGE)
     })?;
     let mut layers = vec![lines()];

@@ -16,6 +16,7 @@ mod otel;
 mod progress;
 mod record;
 mod recover;
+mod say;
 mod serve;
 
 use std::process::ExitCode;

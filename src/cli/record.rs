@@ -1,6 +1,5 @@
 //! `callreel record`: one call, one process, one result line.
 
-use std::io::{self, Write};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -26,6 +25,7 @@ use super::engine::EngineArgs;
 use super::life::LifeArgs;
 use super::logging::{self, LogFormat, TRACES_HELP};
 use super::progress;
+use super::say::{err, out};
 
 /// Exit codes, for the help.
 const AFTER_HELP: &str = "\
@@ -203,22 +203,21 @@ pub fn run(args: Args) -> ExitCode {
     let config = match args.into_config().and_then(|config| config.validate().map(|()| config)) {
         Ok(config) => config,
         Err(error) => {
-            eprintln!("error: {error}");
+            err!("error: {error}");
             return ExitCode::from(BAD_USAGE);
         }
     };
     let result = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime.block_on(record(config, drain, quiet)),
         Err(error) => {
-            eprintln!("error: no runtime: {error}");
+            err!("error: no runtime: {error}");
             return ExitCode::FAILURE;
         }
     };
-    // Whoever does not listen any more has no say in how it went.
     for reason in &result.reasons {
-        let _ = writeln!(io::stderr(), "{}: {reason}", result.outcome);
+        err!("{}: {reason}", result.outcome);
     }
-    let _ = writeln!(io::stdout(), "{}", serde_json::to_string(&result).expect("plain data becomes JSON"));
+    out!("{}", serde_json::to_string(&result).expect("plain data becomes JSON"));
     ExitCode::from(result.outcome.exit_code())
 }
 
@@ -263,7 +262,7 @@ async fn obey_signals(handle: RecordingHandle, drain: Option<Duration>) {
             }
         }
         if asked {
-            eprintln!("gave up waiting; what was written stays in the .part file");
+            err!("gave up waiting; what was written stays in the .part file");
             std::process::exit(i32::from(crate::recording::Outcome::Failed.exit_code()));
         }
         asked = true;

@@ -15,6 +15,7 @@ use crate::store::{LocalConfig, Store, StoreConfig, StoreError};
 
 use super::BAD_USAGE;
 use super::logging::{self, LogFormat};
+use super::say::{err, out};
 
 /// How often `--watch` looks: a lock that a dead process held makes no event.
 const WATCH_EVERY: Duration = Duration::from_secs(5);
@@ -93,7 +94,7 @@ pub fn run(args: &Args) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("error: no runtime: {error}");
+            err!("error: no runtime: {error}");
             return ExitCode::FAILURE;
         }
     };
@@ -111,14 +112,14 @@ pub fn run(args: &Args) -> ExitCode {
 }
 
 fn bad_usage(error: &dyn std::fmt::Display) -> ExitCode {
-    eprintln!("error: {error}");
+    err!("error: {error}");
     ExitCode::from(BAD_USAGE)
 }
 
 async fn watch(job: &mut Job) -> ExitCode {
     let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
     else {
-        eprintln!("error: signals cannot be caught here");
+        err!("error: signals cannot be caught here");
         return ExitCode::FAILURE;
     };
     let mut clock = tokio::time::interval(WATCH_EVERY);
@@ -172,12 +173,12 @@ impl Job {
                 Ok(results) => results.into_iter().for_each(|result| match result {
                     Ok(result) => print(&result),
                     Err(error) => {
-                        eprintln!("error: {error}");
+                        err!("error: {error}");
                         all_well = false;
                     }
                 }),
                 Err(error) => {
-                    eprintln!("error: {error}");
+                    err!("error: {error}");
                     all_well = false;
                 }
             }
@@ -196,7 +197,7 @@ impl Job {
     /// Says once why a recording cannot go anywhere.
     fn tell(&mut self, id: String, why: &str) {
         if !self.told.contains(&id) {
-            eprintln!("error: {id} {why}");
+            err!("error: {id} {why}");
         }
         self.told.insert(id);
     }
@@ -205,7 +206,7 @@ impl Job {
         let recovered = match recover(&self.spool, &[], self.grace) {
             Ok(recovered) => recovered,
             Err(error) => {
-                eprintln!("error: cannot read {}: {error}", self.spool.display());
+                err!("error: cannot read {}: {error}", self.spool.display());
                 return false;
             }
         };
@@ -237,7 +238,7 @@ impl Job {
             match done {
                 Ok(result) => print(&result),
                 Err(error) => {
-                    eprintln!("error: {error}");
+                    err!("error: {error}");
                     all_well = false;
                 }
             }
@@ -248,7 +249,7 @@ impl Job {
 
 fn print(result: &RecordingResult) {
     for reason in &result.reasons {
-        eprintln!("{}: {}: {reason}", result.recording_id, result.outcome);
+        err!("{}: {}: {reason}", result.recording_id, result.outcome);
     }
-    println!("{}", serde_json::to_string(result).expect("plain data becomes JSON"));
+    out!("{}", serde_json::to_string(result).expect("plain data becomes JSON"));
 }

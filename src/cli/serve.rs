@@ -13,6 +13,7 @@ use crate::service::rules::Rules;
 
 use super::BAD_USAGE;
 use super::logging::{self, LogFormat, TRACES_HELP};
+use super::say::err;
 
 const AFTER_HELP: &str = "\
 Everything else is in the configuration file or the environment; `callreel config` prints what holds, and who says so.
@@ -82,7 +83,7 @@ pub fn run(args: Args) -> ExitCode {
     let config = match load(&flags) {
         Ok(config) => config,
         Err(error) => {
-            eprintln!("error: {error}");
+            err!("error: {error}");
             return ExitCode::from(BAD_USAGE);
         }
     };
@@ -92,7 +93,7 @@ pub fn run(args: Args) -> ExitCode {
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("error: no runtime: {error}");
+            err!("error: no runtime: {error}");
             return ExitCode::FAILURE;
         }
     };
@@ -102,7 +103,7 @@ pub fn run(args: Args) -> ExitCode {
         let service = match Service::open(config).await {
             Ok(service) => service,
             Err(error) => {
-                eprintln!("error: {error}");
+                err!("error: {error}");
                 return ExitCode::FAILURE;
             }
         };
@@ -111,7 +112,7 @@ pub fn run(args: Args) -> ExitCode {
         let ran = service.run(ending).await;
         signals.abort();
         if let Err(error) = ran {
-            eprintln!("error: {error}");
+            err!("error: {error}");
             return ExitCode::FAILURE;
         }
         ExitCode::SUCCESS
@@ -144,7 +145,7 @@ async fn obey_signals(signals: [io::Result<Signal>; 3], flags: ServeFlags, rules
             }
         }
         if asked {
-            eprintln!("gave up waiting; what is not in its store yet stays in the spool");
+            err!("gave up waiting; what is not in its store yet stays in the spool");
             std::process::exit(1);
         }
         asked = true;

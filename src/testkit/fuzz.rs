@@ -1,21 +1,24 @@
 //! Everything that reads foreign bytes, each as a function that a fuzzer can call: `cargo fuzz` with the targets in
 //! `fuzz/`, and on a stable toolchain [`Mutator`], which is quick and blind, but runs with every test.
 
-use std::path::Path;
+use std::io::{self, Cursor};
 use std::sync::LazyLock;
 
 use bytes::Bytes;
 use fastrand::Rng;
 
-use super::TestkitError;
-use super::sim;
+use super::{TestkitError, checkout, sim};
 use crate::analysis::{Analysis, AnalysisConfig};
 use crate::call::{Codec, TrackKey};
 use crate::capture::{Content, Settled, Silence, toc};
 use crate::decode::TrackDecoder;
-use crate::encode::{Mapping, OggInspector, OggOpusWriter, OpusConfig, OpusHead, OpusTags, PageReader, packet};
+use crate::encode::{
+    EncodeError, Format, Mapping, OggInspector, OggOpusWriter, OpusConfig, OpusHead, OpusTags, PageReader, mp4, packet,
+    patch,
+};
 use crate::mix::{Gain, MixError, Mixdown, MixdownConfig, Mixing};
 use crate::recording::Manifest;
+use crate::render::{self, Quality, Render, Rendering};
 use crate::room::{DataMessage, Receiver};
 use crate::seal::{Identities, Opened, Opener, Recipients, SealInspector, Sealer, open_whole};
 use crate::spool::{Entry, History};
@@ -43,6 +46,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "manifest", read: manifest, seeds: &["manifest.json"] },
     Target { name: "journal", read: journal, seeds: &["journal.jsonl"] },
     Target { name: "ogg", read: ogg, seeds: &[] },
+    Target { name: "source", read: source, seeds: &[] },
     Target { name: "sealed", read: sealed, seeds: &[] },
 ];
 
@@ -52,7 +56,7 @@ impl Target {
     /// # Errors
     /// [`TestkitError::Io`] without the repository's seeds, [`TestkitError::Simulation`] where nothing can be coded.
     pub fn seeds(&self) -> Result<Vec<Vec<u8>>, TestkitError> {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds");
+        let folder = checkout().join("fuzz/seeds");
         let read = |name: &&str| {
             let path = folder.join(name);
             std::fs::read(&path).map_err(TestkitError::io(format!("read {}", path.display())))
@@ -61,6 +65,7 @@ impl Target {
         if self.seeds.is_empty() {
             seeds.extend(match self.name {
                 "forward" => vec![talk(&packets()?)],
+                "source" => containers()?,
                 "sealed" => vec![sealed_file()?.concat(), (0..8).collect()],
                 _ => packets()?,
             });
@@ -263,6 +268,29 @@ pub fn ogg(bytes: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
+/// A file in any format, as `callreel convert` reads it.
+///
+/// # Errors
+/// A stream made of it that readers complain about.
+pub fn source(bytes: &[u8]) -> Result<(), String> {
+    let Some(format) = render::source::format_of(bytes) else { return Ok(()) };
+    let mut inspector = OggInspector::new();
+    let mut take = |pages: &[u8], _| {
+        inspector.push(pages);
+        Ok(())
+    };
+    let read = render::source::read(Cursor::new(bytes), format, &OpusConfig::mono(), &mut take);
+    let found = inspector.finish();
+    if read.is_ok() && format != Format::Ogg && !found.is_clean() {
+        return Err(format!("what was {format} became a stream with {:?}", found.problems));
+    }
+    if format == Format::Mp4 {
+        // What is none is refused.
+        let _ = mp4::faststart(&mut Cursor::new(bytes), &mut io::sink());
+    }
+    Ok(())
+}
+
 /// A sealed file, as `callreel inspect`, `recover` and `decrypt` read it. The bytes are one; and they are the order in which
 /// the segments of a whole one come.
 ///
@@ -338,6 +366,43 @@ fn sealed_file() -> Result<Vec<Vec<u8>>, TestkitError> {
         segments.push(segment);
     }
     Ok(segments)
+}
+
+/// A fifth of a second of speech in every format, as it is while it grows and once it is whole, and as the MP4 that is served.
+fn containers() -> Result<Vec<Vec<u8>>, TestkitError> {
+    let failed = |error: EncodeError| TestkitError::Simulation(error.to_string());
+    let mut tags = OpusTags::new();
+    tags.comment("TITLE", "support, line 7").map_err(failed)?;
+    let head = OpusHead::new(Mapping::Mono, 312);
+    let mut writer = OggOpusWriter::new(head, &tags, 7, SampleCount::from_millis(100)).map_err(failed)?;
+    for packet in packets()?.iter().filter(|packet| packet::samples(packet) == Some(960)).take(11) {
+        writer.write_packet(packet, 960).map_err(failed)?;
+    }
+    let (mut growing, mut files) = (Vec::new(), Vec::new());
+    writer.take_bytes(&mut growing);
+    writer.finish(SampleCount(10_000)).map_err(failed)?;
+    let mut ogg = growing.clone();
+    writer.take_bytes(&mut ogg);
+    for format in Format::ALL.into_iter().filter(|format| *format != Format::Ogg) {
+        let rendering = Rendering { format, quality: Quality::default() };
+        // A build may lack one.
+        let Ok(mut render) = Render::new(rendering) else { continue };
+        let mut bytes = Vec::new();
+        render.push(&growing).map_err(failed)?;
+        render.take_bytes(&mut bytes);
+        files.push(bytes.clone());
+        let patches = render.push(&ogg[growing.len()..]).map_err(failed)?;
+        render.take_bytes(&mut bytes);
+        patch::apply(&patches, &mut bytes);
+        if format == Format::Mp4 {
+            let mut served = Vec::new();
+            mp4::faststart(&mut Cursor::new(&bytes), &mut served).map_err(TestkitError::io("put an index in front"))?;
+            files.push(served);
+        }
+        files.push(bytes);
+    }
+    files.push(ogg);
+    Ok(files)
 }
 
 /// Two tracks that take turns, as [`forward`] reads it: packets of 20 ms that are short enough.

@@ -2,6 +2,7 @@
 
 pub mod analysis;
 pub mod audio;
+mod checkout;
 pub mod density;
 pub mod egress;
 mod error;
@@ -25,6 +26,7 @@ mod tap;
 mod tier;
 
 pub use audio::Audio;
+pub use checkout::checkout;
 pub use error::TestkitError;
 #[cfg(unix)]
 pub use postgres::PostgresServer;

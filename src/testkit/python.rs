@@ -14,7 +14,7 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::task::JoinHandle;
 
 use super::server::tools_dir;
-use super::{Audio, LiveKitServer, TestkitError};
+use super::{Audio, LiveKitServer, TestkitError, checkout};
 use crate::hex;
 
 const REQUIREMENTS: &[u8] = include_bytes!("../../tools/requirements.txt");
@@ -250,7 +250,7 @@ impl Script {
         if !python.is_file() {
             return Err(TestkitError::MissingTool { tool: "the LiveKit SDK for Python", path: python });
         }
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop");
+        let folder = checkout().join("tests/interop");
         let mut child = Command::new(python)
             .arg("-B")
             .arg(folder.join(name))
@@ -354,7 +354,7 @@ mod tests {
     fn python_lies_where_the_installer_puts_it() {
         let output = std::process::Command::new("bash")
             .args(["-euc", "source tools/lib.sh; venv_dir requirements"])
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .current_dir(checkout())
             .env_remove("CALLREEL_PYTHON")
             .output()
             .expect("bash runs the installer's own library");

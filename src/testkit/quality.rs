@@ -11,7 +11,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::server::tools_dir;
-use super::{Audio, TestkitError};
+use super::{Audio, TestkitError, checkout};
 use crate::hex;
 
 const REQUIREMENTS: &[u8] = include_bytes!("../../tools/quality/requirements.txt");
@@ -73,7 +73,7 @@ pub fn judge(all: &[Heard<'_>]) -> Result<BTreeMap<String, Vec<f64>>, TestkitErr
 }
 
 fn run(python: &Path, jobs: &[u8]) -> Result<BTreeMap<String, Vec<f64>>, TestkitError> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = checkout();
     let failed = |reason: String, said: &[u8]| TestkitError::Script {
         name: "judge.py",
         reason,
@@ -106,7 +106,7 @@ mod tests {
     fn the_environment_is_looked_for_where_it_is_installed() {
         let script = Command::new("bash")
             .args(["-euc", "source tools/lib.sh; quality_dir"])
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .current_dir(checkout())
             .output()
             .unwrap();
         let dir = String::from_utf8(script.stdout).unwrap();

@@ -23,6 +23,7 @@ use tokio::net::TcpStream;
 
 use super::TestkitError;
 use super::guard::{Guarded, read_log, tail};
+use crate::clock;
 use crate::room::ensure_crypto_provider;
 
 /// The version of livekit-server that the tests are written against.
@@ -334,6 +335,23 @@ impl Rooms {
     pub async fn participants(&self, room: &str) -> Result<Vec<ParticipantInfo>, TestkitError> {
         let what = format!("list participants of {room}");
         self.client.list_participants(room).await.map_err(TestkitError::service(what))
+    }
+
+    /// Waits until somebody is in a room, hidden or not.
+    ///
+    /// # Errors
+    ///
+    /// [`TestkitError::Publisher`] where nobody has come within two minutes.
+    pub async fn until_somebody(&self, room: &str) -> Result<(), TestkitError> {
+        let until = clock::now() + Duration::from_secs(120);
+        // A room that nobody has joined yet may not be there.
+        while self.participants(room).await.map_or(true, |there| there.is_empty()) {
+            if clock::now() > until {
+                return Err(TestkitError::Publisher(format!("nobody came into {room}")));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
     }
 
     /// Throws a participant out.

@@ -9,7 +9,9 @@ use callreel::encode::OggInspector;
 use callreel::recording::{Manifest, Outcome, Reason, RecordingResult};
 use callreel::store::Store;
 use callreel::testkit::audio::generate;
-use callreel::testkit::{LiveKitServer, Publisher, PublisherConfig, StorageServer, Tier, TrackOptions, Voice, tier};
+use callreel::testkit::{
+    LiveKitServer, Publisher, PublisherConfig, StorageServer, Tier, TrackOptions, Voice, checkout, tier,
+};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, Command};
 
@@ -29,9 +31,9 @@ struct Recorder {
 /// Compiles what makes a disk fail.
 fn faulty(dir: &Path) -> PathBuf {
     let library = dir.join("faulty.so");
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/disk/faulty.c");
+    let source = checkout().join("tests/disk/faulty.c");
     let compiled =
-        std::process::Command::new("cc").args(["-shared", "-fPIC", "-O1", source, "-o"]).arg(&library).status();
+        std::process::Command::new("cc").args(["-shared", "-fPIC", "-O1"]).arg(source).arg("-o").arg(&library).status();
     assert!(compiled.expect("a C compiler").success());
     library
 }

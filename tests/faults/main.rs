@@ -15,7 +15,8 @@ use callreel::recording::{Manifest, Outcome, Reason, RecordingResult, StopReason
 use callreel::room::Impairment;
 use callreel::testkit::audio::generate;
 use callreel::testkit::{
-    LiveKitServer, Publisher, PublisherConfig, Relay, RelayFault, SentPacket, Tier, TrackOptions, Voice, rounds, tier,
+    LiveKitServer, Publisher, PublisherConfig, Relay, RelayFault, SentPacket, Tier, TrackOptions, Voice, checkout,
+    rounds, tier,
 };
 use support::{Call, ROOM, Recorded, words};
 use tokio::process::{Child, Command};
@@ -371,9 +372,9 @@ async fn a_recorder_that_is_stopped_for_five_seconds_hears_what_its_socket_kept(
 /// Compiles what sets the clock.
 fn stepped(dir: &Path) -> PathBuf {
     let library = dir.join("stepped.so");
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/faults/stepped.c");
+    let source = checkout().join("tests/faults/stepped.c");
     let compiled =
-        std::process::Command::new("cc").args(["-shared", "-fPIC", "-O1", source, "-o"]).arg(&library).status();
+        std::process::Command::new("cc").args(["-shared", "-fPIC", "-O1"]).arg(source).arg("-o").arg(&library).status();
     assert!(compiled.expect("a C compiler").success());
     library
 }

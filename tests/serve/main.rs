@@ -11,7 +11,7 @@ use callreel::encode::WebmReader;
 use callreel::notify::verify;
 use callreel::testkit::analysis;
 use callreel::testkit::audio::Audio;
-use callreel::testkit::{Publisher, PublisherConfig, Tier, tier};
+use callreel::testkit::{Publisher, PublisherConfig, Tier, TrackOptions, tier};
 use reqwest::Method;
 use serde_json::{Value, json};
 use support::{Service, World, client, speech, within, within_or};
@@ -55,11 +55,13 @@ async fn a_room_is_recorded_listed_played_and_told_of_without_anybody_touching_a
     let world = World::start().await;
     let service = world.serve("").await;
     let idle = service.resident();
-    let (alice, voice) = world.speaker("call-1", "alice", 1).await;
-    let (bob, _) = world.speaker("call-1", "bob", 2).await;
+    // They take a breath before they speak.
+    let options = TrackOptions::default().start(clock::now() + 6 * SECOND);
+    let (alice, voice) = world.speaker_with("call-1", "alice", 1, options.clone()).await;
+    let (bob, _) = world.speaker_with("call-1", "bob", 2, options).await;
     let active = service.recording("call-1", "active").await;
     world.receiver.hears(id(&active), "recording.started").await;
-    voice.sent_at_least(400).await.unwrap();
+    voice.sent_at_least(voice.sent().len() + 400).await.unwrap();
     let first = voice.sent().first().unwrap();
     let left = clock::now();
     alice.leave().await.unwrap();
@@ -110,7 +112,7 @@ async fn a_room_is_recorded_in_the_formats_that_are_asked_for_and_has_a_picture(
     let service = world.serve("rules: [{format: \"webm,mp3\"}]").await;
     let (alice, voice) = world.speaker("call", "alice", 12).await;
     service.recording("call", "active").await;
-    voice.sent_at_least(250).await.unwrap();
+    voice.sent_at_least(voice.sent().len() + 250).await.unwrap();
     alice.leave().await.unwrap();
     let ready = service.recording("call", "ready").await;
     assert_eq!((&ready["outcome"], &ready["file_format"]), (&json!("complete"), &json!("webm")), "{ready:#}");
@@ -177,7 +179,7 @@ async fn pausing_resuming_holding_and_deleting_do_what_they_say() {
     let (alice, voice) = world.speaker("call", "alice", 6).await;
     let recording = service.recording("call", "active").await;
     let path = format!("/api/v1/recordings/{}", id(&recording));
-    voice.sent_at_least(100).await.unwrap();
+    voice.sent_at_least(voice.sent().len() + 100).await.unwrap();
     let (status, paused) = service.post(&format!("{path}/pause"), json!({ "reason": "card number" })).await;
     assert_eq!((status, &paused["status"]), (200, &json!("paused")), "{paused}");
     world.receiver.hears(id(&recording), "recording.paused").await;
@@ -216,8 +218,7 @@ async fn talk(world: &World, calls: usize) -> Vec<(Publisher, callreel::testkit:
         tokio::time::sleep(n as u32 * Duration::from_millis(90)).await;
         let publisher =
             Publisher::join(PublisherConfig::on(&world.livekit, &format!("room-{n}"), "alice")).await.unwrap();
-        let voice =
-            publisher.publish(speech(n as u64), callreel::testkit::TrackOptions::default().looped(true)).await.unwrap();
+        let voice = publisher.publish(speech(n as u64), TrackOptions::default().looped(true)).await.unwrap();
         (publisher, voice)
     };
     futures_util::future::join_all((0..calls).map(join)).await
@@ -233,7 +234,7 @@ async fn a_service_that_is_killed_goes_on_with_every_call() {
         service.recording(&format!("room-{n}"), "active").await;
     }
     let (_, voice) = &people[0];
-    voice.sent_at_least(250).await.unwrap();
+    voice.sent_at_least(voice.sent().len() + 250).await.unwrap();
     service.kill().await;
     let service = world.serve("").await;
     within("all go on", async || {
@@ -278,7 +279,8 @@ async fn calls_that_end_while_the_service_is_dead_are_finished_and_told_of() {
     for n in 0..2 {
         service.recording(&format!("room-{n}"), "active").await;
     }
-    people[0].1.sent_at_least(300).await.unwrap();
+    let (_, voice) = &people[0];
+    voice.sent_at_least(voice.sent().len() + 300).await.unwrap();
     service.kill().await;
     for (person, _) in people {
         person.leave().await.unwrap();
@@ -369,7 +371,7 @@ async fn told_to_end_it_finishes_what_runs() {
     let service = world.serve("").await;
     let (_alice, voice) = world.speaker("call", "alice", 9).await;
     service.recording("call", "active").await;
-    voice.sent_at_least(150).await.unwrap();
+    voice.sent_at_least(voice.sent().len() + 150).await.unwrap();
     service.terminate().await;
     let store = world.storage.store("calls").await.unwrap();
     let keys: Vec<String> = store.list("rec/").await.unwrap().into_iter().map(|object| object.key).collect();

@@ -39,7 +39,7 @@ async fn a_room_that_was_opened_anew_meanwhile_is_recorded_anew() {
     let service = world.serve("").await;
     let (alice, voice) = world.speaker("call", "alice", 23).await;
     let old = service.recording("call", "active").await;
-    voice.sent_at_least(250).await.unwrap();
+    voice.sent_at_least(voice.sent().len() + 250).await.unwrap();
     service.kill().await;
     alice.leave().await.unwrap();
     within("the room is gone", async || world.livekit.rooms().list().await.unwrap().is_empty()).await;
@@ -78,7 +78,7 @@ async fn a_process_that_is_gone_with_its_disk_leaves_its_room_and_what_is_in_the
     let old = service.recording("call", "active").await;
     let store = world.storage.store("calls").await.unwrap();
     within("some of it is in the bucket", async || !store.list("rec/").await.unwrap().is_empty()).await;
-    voice.sent_at_least(500).await.unwrap();
+    voice.sent_at_least(voice.sent().len() + 500).await.unwrap();
     service.kill().await;
     std::fs::remove_dir_all(spool(&world, "one")).unwrap();
     // It has not said for long that it lives.
@@ -131,7 +131,7 @@ async fn what_lies_in_another_store_is_erased_there_or_not_at_all() {
     let service = world.serve_with(&config, &[]).await;
     let (alice, voice) = world.speaker("call", "alice", 27).await;
     service.recording("call", "active").await;
-    voice.sent_at_least(100).await.unwrap();
+    voice.sent_at_least(voice.sent().len() + 100).await.unwrap();
     alice.leave().await.unwrap();
     let ready = service.recording("call", "ready").await;
     service.terminate().await;

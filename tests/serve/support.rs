@@ -52,9 +52,11 @@ impl World {
         Self { livekit, storage, port, dir: tempfile::tempdir().unwrap(), receiver: Receiver::start().await }
     }
 
-    /// The configuration file of a service here, with more at its end.
+    /// The configuration file of a service here, with more at its end. It refuses no room because the machine is busy, unless
+    /// that says what it does.
     pub fn configure(&self, more: &str) -> PathBuf {
         let s3 = self.storage.s3_config("calls");
+        let limits = if more.contains("limits:") { "" } else { "limits: {late: 60s, cpu_percent: 100}" };
         let yaml = format!(
             "livekit_host: {}\n\
              livekit_api_key: {}\n\
@@ -64,7 +66,7 @@ impl World {
              storage: {{s3: {{bucket: calls, region: us-east-1, endpoint: \"{}\", access_key: {}, secret: {}}}}}\n\
              auth: {{keys: [{{name: tests, key: {KEY}, scopes: [admin]}}]}}\n\
              webhooks: {{endpoints: [{{url: \"{}\", secret: s3cr3t}}], allow_private: true}}\n\
-             {more}\n",
+             {limits}\n{more}\n",
             self.livekit.url(),
             self.livekit.api_key(),
             self.livekit.api_secret(),
@@ -116,8 +118,19 @@ impl World {
 
     /// Somebody joins a room, and speaks without end.
     pub async fn speaker(&self, room: &str, identity: &str, seed: u64) -> (Publisher, Voice) {
+        self.speaker_with(room, identity, seed, TrackOptions::default()).await
+    }
+
+    /// The same, with more about the track.
+    pub async fn speaker_with(
+        &self,
+        room: &str,
+        identity: &str,
+        seed: u64,
+        options: TrackOptions,
+    ) -> (Publisher, Voice) {
         let publisher = Publisher::join(PublisherConfig::on(&self.livekit, room, identity)).await.unwrap();
-        let voice = publisher.publish(speech(seed), TrackOptions::default().looped(true)).await.unwrap();
+        let voice = publisher.publish(speech(seed), options.looped(true)).await.unwrap();
         (publisher, voice)
     }
 }

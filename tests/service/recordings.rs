@@ -289,7 +289,7 @@ async fn what_happens_is_told_while_it_does() {
     let done = Change::status(Status::Ready);
     service.catalog.update("R1", &done, clock::wall(), nobody).await.unwrap();
     assert!(read("\"ready\"").await.contains("\"ready\""));
-    let end = tokio::time::timeout(Duration::from_secs(5), read("never")).await;
+    let end = tokio::time::timeout(PATIENCE, read("never")).await;
     assert!(end.is_ok(), "it ends with the recording");
 }
 
@@ -301,7 +301,7 @@ async fn the_end_of_the_service_ends_what_lasts() {
     assert!(response.chunk().await.unwrap().is_some());
     let begun = clock::now();
     service.stop().await;
-    assert!(clock::now() - begun < Duration::from_secs(5), "{:?}", clock::now() - begun);
+    assert!(clock::now() - begun < PATIENCE, "{:?}", clock::now() - begun);
 }
 
 #[tokio::test]

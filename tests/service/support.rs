@@ -54,9 +54,11 @@ impl Running {
         Self::start_with("", &[]).await
     }
 
-    /// As [`start`](Self::start), with more in its file and its environment.
+    /// As [`start`](Self::start), with more in its file and its environment. It refuses nothing because the machine is busy,
+    /// unless that says what it does.
     pub async fn start_with(yaml: &str, env: &[(&str, &str)]) -> Self {
-        Self::start_as(&format!("{KEYS}{yaml}"), env).await
+        let limits = if yaml.contains("limits:") { "" } else { "limits: {late: 60s, cpu_percent: 100}\n" };
+        Self::start_as(&format!("{KEYS}{limits}{yaml}"), env).await
     }
 
     /// A service with this file and environment alone.

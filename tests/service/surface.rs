@@ -30,7 +30,8 @@ async fn every_call_keeps_to_its_description() {
     let server = LiveKitServer::start().await.unwrap();
     let (url, key, secret) = (server.http_url(), server.api_key().to_owned(), server.api_secret().to_owned());
     let env = [("LIVEKIT_URL", &*url), ("LIVEKIT_API_KEY", &*key), ("LIVEKIT_API_SECRET", &*secret)];
-    let service = Running::start_with("limits: {rate: 100000, burst: 100000}\n", &env).await;
+    let service =
+        Running::start_with("limits: {rate: 100000, burst: 100000, late: 60s, cpu_percent: 100}\n", &env).await;
     service.ready("R1", "room", b"sound").await;
     let address = format!("http://{}/api/v1/openapi.json", service.address);
     // Which call gives what another takes is told by names; guesses from headers of answers make links that are none.

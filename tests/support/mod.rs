@@ -20,7 +20,7 @@ use callreel::testkit::{LiveKitServer, Publisher, PublisherConfig, TrackOptions}
 pub const ROOM: &str = "call";
 
 /// How long a publisher is given before it speaks, so that the recorder hears it from its first packet.
-pub const SETTLE: Duration = Duration::from_millis(1_500);
+pub const SETTLE: Duration = Duration::from_secs(4);
 
 /// A call that is being recorded.
 pub struct Call {
@@ -51,10 +51,11 @@ impl Call {
         adjust(&mut config);
         let wanted = if config.life.consent.is_empty() { State::Active } else { State::Starting };
         let mut recording = Recorder::start(config);
-        while recording.status().state == State::Starting && (wanted == State::Active || !is_there(&server).await) {
-            if wanted == State::Active {
-                recording.changed().await;
-            }
+        if wanted == State::Starting {
+            server.rooms().until_somebody(ROOM).await.unwrap();
+        }
+        while wanted == State::Active && recording.status().state == State::Starting {
+            recording.changed().await;
         }
         assert_eq!(recording.status().state, wanted, "{:?}\n{}", recording.status(), server.log());
         Self { server, recording, out }
@@ -92,12 +93,6 @@ impl Call {
         let result = self.recording.wait().await;
         Recorded::read(result, self.out)
     }
-}
-
-/// Whether anybody is in the room, hidden or not.
-async fn is_there(server: &LiveKitServer) -> bool {
-    let participants = server.rooms().participants(ROOM).await;
-    participants.is_ok_and(|participants| !participants.is_empty())
 }
 
 /// A recording with everything that belongs to it.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::failed;
-use crate::testkit::{Audio, TestkitError};
+use crate::testkit::{Audio, TestkitError, checkout};
 use crate::time::{ClockTime, SAMPLE_RATE};
 
 /// What each packet holds.
@@ -34,7 +34,7 @@ impl Conversation {
     /// [`TestkitError::Io`], [`TestkitError::Audio`] without the repository's fixtures; [`TestkitError::Simulation`]
     /// without participants.
     pub fn among(participants: usize) -> Result<Self, TestkitError> {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+        let folder = checkout().join("fixtures");
         let [agent, caller] = ["agent.flac", "caller.flac"].map(|name| Audio::read(folder.join(name)));
         let (agent, caller) = (agent?, caller?);
         let frames = agent.len().min(caller.len()) / FRAME;

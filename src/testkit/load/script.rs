@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::testkit::audio::generate;
-use crate::testkit::{Audio, TestkitError};
+use crate::testkit::{Audio, TestkitError, checkout};
 use crate::time::SAMPLE_RATE;
 
 /// Samples a packet.
@@ -57,7 +57,7 @@ impl Script {
         if talkers == 0 {
             return Err(TestkitError::Simulation("nobody talks".into()));
         }
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+        let folder = checkout().join("fixtures");
         let (agent, caller) = (Audio::read(folder.join("agent.flac"))?, Audio::read(folder.join("caller.flac"))?);
         let frames = agent.len().min(caller.len()) / FRAME;
         let lines = lines(&folder.join("conversation.csv"))?;
