@@ -269,6 +269,8 @@ async fn a_recorded_call_tells_who_spoke_when_and_how_loud_it_was() {
         let his = bob.publish(his, his_at).await.unwrap();
         hers.said().await.unwrap();
         his.said().await.unwrap();
+        // So that nothing of it is under way at the stop.
+        his.sent_at_least(his.sent().len() + 50).await.unwrap();
         let recorded = call.stop().await;
 
         let manifest = &recorded.manifest;

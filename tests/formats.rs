@@ -13,6 +13,7 @@ use callreel::testkit::{
     LiveKitServer, Publisher, PublisherConfig, StorageServer, Tier, TrackOptions, Voice, checkout, tier,
 };
 use callreel::time::SampleCount;
+use callreel::upload::{FileState, LiveState};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, Command};
 
@@ -89,8 +90,11 @@ impl Recorder {
         panic!("it never said {word:?}, but {said:#?}");
     }
 
-    async fn kill(mut self) {
+    /// Kills it, and gives the moment before.
+    async fn kill(mut self) -> time::OffsetDateTime {
+        let at = clock::wall();
         self.process.kill().await.unwrap();
+        at
     }
 
     /// Tells it to stop, and gives its result.
@@ -128,15 +132,21 @@ fn manifest_in(folder: &Path) -> Manifest {
 /// What ffmpeg hears in a file, channel by channel. It may not complain.
 async fn heard(file: &Path) -> Vec<Vec<f32>> {
     let probe = Command::new("ffprobe")
-        .args(["-v", "warning", "-of", "csv=p=0", "-show_entries", "stream=channels"])
+        .args(["-v", "warning", "-of", "csv=p=0", "-show_entries", "stream=codec_name,channels"])
         .arg(file)
         .output()
         .await
         .unwrap();
     assert!(probe.stderr.is_empty(), "{}: {}", file.display(), String::from_utf8_lossy(&probe.stderr));
-    let channels: usize = String::from_utf8(probe.stdout).unwrap().trim().parse().unwrap();
+    let probed = String::from_utf8(probe.stdout).unwrap();
+    let (codec, channels) = probed.trim().split_once(',').unwrap();
+    let channels: usize = channels.parse().unwrap();
+    // ffmpeg's own decoder is a sample or two behind libopus, and less alike than a threshold bears.
+    let decoder: &[&str] = if codec == "opus" { &["-c:a", "libopus"] } else { &[] };
     let decoded = Command::new("ffmpeg")
-        .args(["-nostdin", "-v", "warning", "-i"])
+        .args(["-nostdin", "-v", "warning"])
+        .args(decoder)
+        .arg("-i")
         .arg(file)
         .args(["-f", "f32le", "-ar", "48000", "-"])
         .output()
@@ -173,7 +183,7 @@ fn compare(name: &str, found: &[Vec<f32>], reference: &[Vec<f32>]) {
         let end = reference.len().min(found.len());
         for from in [0, end - 96_000] {
             let piece = &reference[from..from + 96_000];
-            if analysis::peak(piece) < 0.01 {
+            if analysis::peak(piece) < -40.0 {
                 continue;
             }
             let around = from.saturating_sub(4_800)..(from + 100_800).min(found.len());
@@ -237,6 +247,21 @@ fn everything(root: &Path) -> Vec<PathBuf> {
     all
 }
 
+/// Waits until a length has grown three times in a row with no more than `within` between: whoever writes there keeps up.
+async fn grows_steadily(within: Duration, length: impl AsyncFn() -> u64) {
+    let begun = clock::now();
+    let (mut last, mut since, mut times) = (length().await, begun, 0);
+    while times < 3 {
+        assert!(clock::now() - begun < Duration::from_secs(60), "it never grows steadily");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let (length, now) = (length().await, clock::now());
+        if length > last {
+            times = if now - since <= within { times + 1 } else { 0 };
+            (last, since) = (length, now);
+        }
+    }
+}
+
 fn names(folder: &Path) -> Vec<String> {
     everything(folder).iter().map(|path| path.file_name().unwrap().to_string_lossy().into_owned()).collect()
 }
@@ -253,8 +278,9 @@ async fn one_call_in_every_format() {
     let more = ["--format", ALL, "--outputs", "mix,dual", "--pictures", "waveform,spectrogram", "--name-people"];
     let recorder = Recorder::start(&server, None, root.path(), &more).await;
     let (_alice, voice) = speaker(&server, "alice", 1).await;
-    let (_bob, _) = speaker(&server, "bob", 2).await;
+    let (_bob, his) = speaker(&server, "bob", 2).await;
     voice.sent_at_least(300).await.unwrap();
+    his.sent_at_least(300).await.unwrap();
     let result = recorder.finish().await;
     assert_eq!(result.outcome, Outcome::Complete, "{:?}", result.reasons);
     let manifest = manifest_in(&out);
@@ -342,9 +368,11 @@ async fn killed_and_recovered(server: &LiveKitServer, voice: &Voice, packets: us
     let out = root.path().join("out");
     let recorder = Recorder::start(server, None, root.path(), &["--format", "webm,mp4,wav,flac,mp3"]).await;
     voice.sent_at_least(voice.sent().len() + packets).await.unwrap();
-    recorder.kill().await;
-    let killed = clock::wall();
+    let ogg = out.join("call.ogg.part");
+    grows_steadily(Duration::from_millis(400), async || std::fs::metadata(&ogg).unwrap().len()).await;
+    let killed = recorder.kill().await;
     // What is there at that moment plays, without anything done about it.
+    let mut plays = Vec::new();
     for name in names(&out).iter().filter(|name| name.ends_with(".part") && !name.contains("json")) {
         let seconds = Command::new("ffmpeg")
             .args(["-nostdin", "-v", "fatal", "-i"])
@@ -355,7 +383,7 @@ async fn killed_and_recovered(server: &LiveKitServer, voice: &Voice, packets: us
             .unwrap();
         let seconds = seconds.stdout.len() as f64 / 4.0 / 48e3;
         println!("{name}: {seconds:.2} s play as they are");
-        assert!(seconds > packets as f64 / 50.0 - 1.5, "{name}: {seconds} s");
+        plays.push(seconds);
     }
     let output = callreel().args(["recover", "--spool"]).arg(root.path().join("spool")).output().await.unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -364,13 +392,15 @@ async fn killed_and_recovered(server: &LiveKitServer, voice: &Voice, packets: us
     let manifest = manifest_in(&out);
     assert_eq!(formats(&manifest), ["webm", "mp4", "wav", "flac", "mp3"]);
     check_all(&out, &manifest).await;
+    let lasted = (killed - manifest.started_at).as_seconds_f64();
+    assert!(plays.iter().all(|seconds| *seconds > lasted - 1.5), "{plays:?} of {lasted} s");
     let left = names(root.path());
     assert_eq!(
         left,
         ["call.flac", "call.json", "call.mp3", "call.mp4", "call.wav", "call.webm"],
         "nothing else is left"
     );
-    (killed - manifest.started_at).as_seconds_f64() - manifest.duration_seconds
+    lasted - manifest.duration_seconds
 }
 
 #[tokio::test]
@@ -384,7 +414,7 @@ async fn every_format_is_gone_on_with() {
     voice.sent_at_least(250).await.unwrap();
     first.kill().await;
     let last = Recorder::start(&server, None, root.path(), &more).await;
-    voice.sent_at_least(550).await.unwrap();
+    voice.sent_at_least(voice.sent().len() + 300).await.unwrap();
     let result = last.finish().await;
     assert!(matches!(&result.reasons[..], [Reason::Restarted { .. }]), "{:?}", result.reasons);
     let manifest = manifest_in(&out);
@@ -451,7 +481,11 @@ async fn every_format_goes_up_while_they_talk_and_is_finished_by_another_machine
     let recorder = Recorder::start(&server, Some(&storage), root.path(), &more).await;
     let (_alice, voice) = speaker(&server, "alice", 5).await;
     voice.sent_at_least(1_200).await.unwrap();
-    assert_eq!(storage.open_uploads("calls").await.unwrap(), 1, "the first part of the wav is there");
+    let begun = clock::now();
+    while storage.open_uploads("calls").await.unwrap() != 1 {
+        assert!(clock::now() - begun < Duration::from_secs(60), "the first part of the wav never comes");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     let result = recorder.finish().await;
     assert_eq!(result.outcome, Outcome::Complete, "{:?}", result.reasons);
     let whole = root.path().join("whole");
@@ -467,6 +501,13 @@ async fn every_format_goes_up_while_they_talk_and_is_finished_by_another_machine
     let more = [&more[..], &["--name", "lost", "--recording-id", "R2"]].concat();
     let recorder = Recorder::start(&server, Some(&storage), &lost, &more[..]).await;
     voice.sent_at_least(voice.sent().len() + 300).await.unwrap();
+    let (store, key) = (storage.store("calls").await.unwrap(), LiveState::key_of("2026/lost"));
+    // The first is the Ogg stream, of which all others are made.
+    let safe = async || match store.get(&key, None).await {
+        Ok(state) => LiveState::read(&key, &state).unwrap().files.first().map_or(0, FileState::safe),
+        Err(_) => 0,
+    };
+    grows_steadily(Duration::from_millis(1_600), safe).await;
     recorder.kill().await;
     std::fs::remove_dir_all(&lost).unwrap();
     let mut recover = callreel();

@@ -16,7 +16,7 @@ use callreel::testkit::{Audio, LiveKitServer, PublishPlan, PythonParticipant, Py
 
 /// An Opus decoder takes any payload of RED (RFC 2198) for one packet, but its frames then have absurd lengths.
 const OPUS_20_MS: usize = 960;
-/// How far one voice may lie from its place against another.
+/// How far one voice may lie from its place against another, where the publisher is never late.
 const TOLERANCE_MS: f64 = 20.0;
 
 #[tokio::test]
@@ -102,7 +102,7 @@ async fn two_publishers_of_the_sdk_are_recorded_where_they_spoke() {
     for ((at, found), (who, ..)) in places.iter().zip(&said) {
         let error = ((found - first_found) - (at - first_at)) * 1e3;
         println!("{who} at {at:.1} s: {error:+.2} ms against the first line");
-        assert!(error.abs() <= TOLERANCE_MS, "{who} at {at} s is off by {error:.1} ms; {events:?}");
+        assert!(error.abs() <= tolerance(&events), "{who} at {at} s is off by {error:.1} ms; {events:?}");
     }
 }
 
@@ -124,7 +124,7 @@ async fn muting_republishing_leaving_and_rejoining_in_the_sdk_are_in_file_and_ma
     let recording = record(&server, "lives", out.path()).await;
     let mut publisher = PythonPublisher::spawn(&server, "lives", &plan).await.unwrap();
     publisher.start().await.unwrap();
-    publisher.finish().await.unwrap();
+    let events = publisher.finish().await.unwrap();
     let (manifest, heard) = finished(&recording).await;
 
     assert_eq!(manifest.outcome, Outcome::Complete, "{:?}", manifest.reasons);
@@ -146,7 +146,7 @@ async fn muting_republishing_leaving_and_rejoining_in_the_sdk_are_in_file_and_ma
         let around = said(&heard, from, from + 1.0 + sound.duration().as_secs_f64());
         let error = (from + place(sound, &around) - zero - at) * 1e3;
         println!("{what}: {error:+.2} ms against the first word");
-        assert!(error.abs() <= TOLERANCE_MS, "{what} is off by {error:.1} ms");
+        assert!(error.abs() <= tolerance(&events), "{what} is off by {error:.1} ms");
     }
     let in_between = said(&heard, zero + 1.85, zero + 3.15);
     assert!(analysis::level(in_between.channel(0)) < -60.0, "nothing is heard of the muted words");
@@ -193,6 +193,12 @@ fn place(sound: &Audio, recording: &Audio) -> f64 {
     println!("likeness {:.2}", found.score);
     assert!(found.score > 0.35, "it is not in the recording: {found:?}");
     found.offset as f64 / 48e3
+}
+
+/// How far one voice may lie from its place against another: a publisher whose machine is busy pauses in a line or
+/// before it, and what follows comes later by as much as its latest tick.
+fn tolerance(events: &[PythonEvent]) -> f64 {
+    TOLERANCE_MS + events.iter().find_map(|event| event.latest_tick_ms).expect("it tells how late it was")
 }
 
 fn millis(events: &[PythonEvent], from: &str, to: &str) -> f64 {

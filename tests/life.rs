@@ -17,8 +17,8 @@ const SECOND: Duration = Duration::from_secs(1);
 
 #[tokio::test]
 async fn an_empty_room_that_the_server_closes_is_waited_in_again_until_somebody_comes() {
-    // A server closes a room in which only recorders are.
-    let server = LiveKitServer::builder().empty_timeout(2).departure_timeout(3).start().await.unwrap();
+    // A server closes a room in which only recorders are, but not before somebody new in it has begun to speak.
+    let server = LiveKitServer::builder().empty_timeout(6).departure_timeout(3).start().await.unwrap();
     let call = Call::begin_on(server, |config| config.life.stop.wait = Some(60 * SECOND)).await;
     // Whoever does not matter has tracks, too, and goes with the room.
     let agent = PublisherConfig::on(&call.server, ROOM, "agent").kind(ParticipantKind::Agent);
@@ -55,12 +55,13 @@ async fn who_is_never_joined_by_anybody_ends_empty() {
     let recorded = call.over().await;
     assert_eq!(recorded.result.stopped_by, Some(StopReason::NobodyCame));
     assert_eq!(recorded.result.outcome, Outcome::Empty);
-    assert!(recorded.manifest.duration_seconds < 3.0);
+    assert!(recorded.manifest.duration_seconds < 10.0);
 }
 
 #[tokio::test]
 async fn silence_ends_a_call_that_nobody_hangs_up() {
-    let call = Call::begin_with(|config| config.life.stop.silence = Some(4 * SECOND)).await;
+    // Longer than it takes until she speaks.
+    let call = Call::begin_with(|config| config.life.stop.silence = Some(10 * SECOND)).await;
     let alice = call.join("alice").await;
     let sound = words(2, 2 * SECOND).then(&generate::noise(1, 0.001, 30 * SECOND));
     let options = TrackOptions::default().start(clock::now() + SETTLE);
@@ -68,7 +69,7 @@ async fn silence_ends_a_call_that_nobody_hangs_up() {
     let recorded = call.over().await;
     assert_eq!(recorded.result.stopped_by, Some(StopReason::Silence));
     let after = recorded.manifest.duration_seconds - (voice.start() - recorded.zero).as_secs_f64() - 2.0;
-    assert!((3.5..5.0).contains(&after), "it ended {after:.2} s after the last word");
+    assert!((9.5..20.0).contains(&after), "it ended {after:.2} s after the last word");
     assert_eq!(recorded.result.outcome, Outcome::Complete);
 }
 
@@ -118,15 +119,15 @@ async fn what_is_filtered_out_is_nowhere() {
 
 #[tokio::test]
 async fn a_leg_that_falls_silent_is_told_of_and_when_it_is_back() {
-    let call = Call::begin_with(|config| config.leg_silent_after = Some(SECOND)).await;
+    let call = Call::begin_with(|config| config.leg_silent_after = Some(3 * SECOND)).await;
     let mut news = call.recording.happenings();
     let (alice, bob) = (call.join("alice").await, call.join("bob").await);
     let telephone = PublisherConfig::on(&call.server, ROOM, "phone").kind(ParticipantKind::Sip);
     let telephone = Publisher::join(telephone).await.unwrap();
     // An open microphone that sends nothing any more.
     let ends = TrackOptions::default().after_end(AfterEnd::Nothing);
-    let _alice = alice.publish(words(7, 3 * SECOND), ends.clone()).await.unwrap();
-    let _telephone = telephone.publish(words(8, 2 * SECOND), ends).await.unwrap();
+    let _alice = alice.publish(words(7, 6 * SECOND), ends.clone()).await.unwrap();
+    let _telephone = telephone.publish(words(8, 5 * SECOND), ends).await.unwrap();
     let _bob = bob.publish(words(9, 60 * SECOND), TrackOptions::default()).await.unwrap();
     let (mut silent, mut back) = (Vec::new(), Vec::new());
     while silent.len() < 2 {

@@ -50,6 +50,8 @@ impl Conversation {
         let agent_voice = agent.publish(its.clone(), TrackOptions::default().start(later)).await.unwrap();
         caller_voice.said().await.unwrap();
         agent_voice.said().await.unwrap();
+        // A server may hold the last packets back for a moment: those are silence.
+        agent_voice.sent_at_least(agent_voice.sent().len() + 25).await.unwrap();
         let recorded = call.stop().await;
         assert_eq!(recorded.result.outcome, Outcome::Complete, "{:?}", recorded.result.reasons);
         Self { recorded, caller: (theirs, start), agent: (its, later) }
@@ -202,16 +204,14 @@ async fn three_people_fold_into_two_sides_as_the_rules_say() {
         config.sides.right = vec!["identity=bob".parse().unwrap()];
     })
     .await;
-    let start = clock::now() + 2 * SETTLE;
+    let people = [call.join("alice").await, call.join("bob").await, call.join("carol").await];
+    let start = clock::now() + SETTLE;
     let mut voices = Vec::new();
-    let mut people = Vec::new();
-    for (n, identity) in ["alice", "bob", "carol"].into_iter().enumerate() {
-        let person = call.join(identity).await;
+    for (n, person) in people.iter().enumerate() {
         let sound = words(n as u64, SECOND);
         let turn = start + n as u32 * Duration::from_millis(1_500);
         let voice = person.publish(sound.clone(), TrackOptions::default().start(turn)).await.unwrap();
         voices.push((sound, turn, voice));
-        people.push(person);
     }
     for (_, _, voice) in &voices {
         voice.said().await.unwrap();
@@ -299,9 +299,10 @@ async fn an_output_that_cannot_be_written_does_not_end_the_others() {
     command.env("LIVEKIT_API_KEY", server.api_key()).env("LIVEKIT_API_SECRET", server.api_secret());
     command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).kill_on_drop(true);
     let recorder = command.spawn().unwrap();
+    server.rooms().until_somebody(ROOM).await.unwrap();
     let alice = Publisher::join(PublisherConfig::on(&server, ROOM, "alice")).await.unwrap();
     let sound = callreel::testkit::audio::generate::noise(1, 0.3, 6 * SECOND);
-    let voice = alice.publish(sound, TrackOptions::default().start(clock::now() + 2 * SETTLE)).await.unwrap();
+    let voice = alice.publish(sound, TrackOptions::default().start(clock::now() + SETTLE)).await.unwrap();
     voice.said().await.unwrap();
     alice.leave().await.unwrap();
     let output = recorder.wait_with_output().await.unwrap();
@@ -314,7 +315,7 @@ async fn an_output_that_cannot_be_written_does_not_end_the_others() {
     assert!(output == "mix" && message.contains("call.ogg.part"), "{output}: {message}");
     let [mix, alices] = result.outputs.as_slice() else { panic!("{:?}", result.outputs) };
     assert!(mix.bytes <= 80 * 1024 && mix.duration_seconds < alices.duration_seconds - 1.0, "{mix:?} {alices:?}");
-    // However late the recorder came, it was there before she spoke.
+    // It was there before she spoke.
     assert!(alices.duration_seconds > 5.9, "{alices:?}");
     let manifest = out.path().join("call.json");
     let inspected = Command::new(env!("CARGO_BIN_EXE_callreel")).arg("inspect").arg(manifest).output().unwrap();

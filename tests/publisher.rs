@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use callreel::call::{Codec, ParticipantKind};
 use callreel::testkit::audio::{Audio, generate};
 use callreel::testkit::server::Rooms;
-use callreel::testkit::{LiveKitServer, Publisher, PublisherConfig, TestkitError, TrackOptions};
+use callreel::testkit::{AfterEnd, LiveKitServer, Publisher, PublisherConfig, TestkitError, TrackOptions};
 use livekit_protocol::{ParticipantInfo, TrackInfo, TrackType, participant_info};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -81,8 +81,8 @@ async fn joins_publishes_mutes_unpublishes_republishes_and_leaves() {
 async fn packets_leave_on_an_absolute_schedule() {
     let server = LiveKitServer::start().await.unwrap();
     let alice = Publisher::join(PublisherConfig::on(&server, "room", "alice")).await.unwrap();
-    let start = callreel::clock::now() + Duration::from_millis(500);
-    let options = TrackOptions::default().start(start).first(65_530, u32::MAX - 960);
+    let start = callreel::clock::now() + Duration::from_secs(5);
+    let options = TrackOptions::default().start(start).first(65_530, u32::MAX - 960).after_end(AfterEnd::Nothing);
     let voice = alice.publish(speech(2), options).await.unwrap();
     voice.said().await.unwrap();
 
@@ -95,10 +95,11 @@ async fn packets_leave_on_an_absolute_schedule() {
         assert_eq!(packet.seq, 65_530u16.wrapping_add(index as u16));
         assert_eq!(packet.timestamp, (u32::MAX - 960).wrapping_add(index as u32 * 960));
     }
-    let mut late: Vec<Duration> =
+    // A busy machine makes packets late; that does not add up.
+    let late: Vec<Duration> =
         (1..).zip(&packets).map(|(count, packet)| packet.at - (start + Duration::from_millis(20) * count)).collect();
-    late.sort();
-    assert!(late[50] < Duration::from_millis(5), "half of the packets left {:?} late or more", late[50]);
+    let least = late[75..].iter().min().unwrap();
+    assert!(*least < Duration::from_millis(5), "the last packets left {least:?} late or more: {late:?}");
 }
 
 #[tokio::test]
@@ -124,15 +125,17 @@ async fn g711_and_video_tracks_are_taken_by_the_server() {
 async fn a_muted_span_is_told_and_not_sent() {
     let server = LiveKitServer::start().await.unwrap();
     let alice = Publisher::join(PublisherConfig::on(&server, "room", "alice")).await.unwrap();
-    let span = Duration::from_millis(400)..Duration::from_millis(1_000);
-    let voice = alice.publish(speech(2), TrackOptions::default().mute_during(span)).await.unwrap();
+    // Long enough to be seen by asking.
+    let span = Duration::from_millis(400)..Duration::from_secs(5);
+    let voice = alice.publish(speech(6), TrackOptions::default().mute_during(span)).await.unwrap();
     voice.sent_at_least(20).await.unwrap();
-    eventually(&server.rooms(), "room", |seen| tracks(seen)[0].muted).await;
+    let muted = |seen: &[ParticipantInfo]| tracks(seen).first().map(|track| track.muted);
+    eventually(&server.rooms(), "room", |seen| muted(seen) == Some(true)).await;
     voice.said().await.unwrap();
-    eventually(&server.rooms(), "room", |seen| !tracks(seen)[0].muted).await;
+    eventually(&server.rooms(), "room", |seen| muted(seen) == Some(false)).await;
     let packets = voice.sent().packets();
-    assert_eq!(packets.iter().filter(|packet| (19_200..48_000).contains(&packet.position.0)).count(), 0);
-    assert_eq!(packets.iter().filter(|packet| packet.position.0 < 96_000).count(), 70);
+    assert_eq!(packets.iter().filter(|packet| (19_200..240_000).contains(&packet.position.0)).count(), 0);
+    assert_eq!(packets.iter().filter(|packet| packet.position.0 < 288_000).count(), 70);
     let seqs: Vec<u16> = packets.iter().map(|packet| packet.seq).collect();
     assert!(seqs.windows(2).all(|pair| pair[1] == pair[0].wrapping_add(1)), "silence uses up no sequence numbers");
 }
@@ -155,11 +158,11 @@ async fn a_moderator_can_mute() {
     voice.sent_at_least(5).await.unwrap();
     server.rooms().mute("room", "alice", voice.sid(), true).await.unwrap();
     eventually(&server.rooms(), "room", |seen| tracks(seen)[0].muted).await;
-    // Silence is seen by waiting only: nothing is sent for five frames.
+    // Silence is seen by waiting only: nothing is sent for 25 frames.
     let mut before = 0;
     while voice.sent().len() != before {
         before = voice.sent().len();
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
     }
     voice.mute(false).await.unwrap();
     eventually(&server.rooms(), "room", |seen| !tracks(seen)[0].muted).await;

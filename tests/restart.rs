@@ -1,5 +1,7 @@
 //! A recorder that is started again while its call goes on continues the stream where the one before it was killed.
 
+mod kill;
+
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -11,6 +13,8 @@ use callreel::recording::{Manifest, Outcome, Reason, RecordingResult};
 use callreel::testkit::analysis;
 use callreel::testkit::audio::{Audio, generate};
 use callreel::testkit::{LiveKitServer, Publisher, PublisherConfig, StorageServer, TrackOptions};
+use kill::until_it_keeps_up;
+use time::OffsetDateTime;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, Command};
 
@@ -73,15 +77,15 @@ impl Recorder {
         panic!("it never said {word:?}, but {said:#?}");
     }
 
-    async fn kill(mut self) -> time::OffsetDateTime {
-        let at = clock::wall();
+    /// Kills it, and gives when it still lived and when it did no more.
+    async fn kill(mut self) -> Moment {
+        let lived = clock::wall();
         self.process.kill().await.unwrap();
-        at
+        (lived, clock::wall())
     }
 
-    /// Tells it to stop, and gives its result and when it was told.
-    async fn finish(mut self) -> (RecordingResult, time::OffsetDateTime) {
-        let told = clock::wall();
+    /// Tells it to stop, and gives its result.
+    async fn finish(mut self) -> RecordingResult {
         let pid = self.process.id().unwrap().to_string();
         assert!(std::process::Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
         let drained = async { while self.log.next_line().await.is_ok_and(|line| line.is_some()) {} };
@@ -95,7 +99,7 @@ impl Recorder {
         };
         tokio::join!(drained, read);
         self.process.wait().await.unwrap();
-        (serde_json::from_str(&last).expect(&last), told)
+        serde_json::from_str(&last).expect(&last)
     }
 }
 
@@ -115,6 +119,11 @@ impl Speaker {
         Self { identity, _publisher: publisher, voice, sound }
     }
 
+    /// Waits until it has spoken for so many packets more.
+    async fn goes_on(&self, packets: usize) {
+        self.voice.sent_at_least(self.voice.sent().len() + packets).await.unwrap();
+    }
+
     /// How far into its loop the speech is `at` seconds into the recording, in samples.
     fn phase(&self, heard: &[f32], at: f64) -> f64 {
         let from = (at * 48_000.0) as usize;
@@ -128,22 +137,29 @@ impl Speaker {
 /// A stretch of seconds.
 type Span = (f64, f64);
 
+/// Something happened after the one and before the other.
+type Moment = (OffsetDateTime, OffsetDateTime);
+
 /// Checks a file: it is one whole stream, nothing is in the holes, and what speakers say is at its place before and after.
-fn check(bytes: &[u8], speakers: &[&Speaker], holes: &[Span], manifest: &Manifest) {
+fn check(bytes: &[u8], speakers: &[&Speaker], call: &Interrupted, manifest: &Manifest) {
+    let holes = &call.holes;
     let mut inspector = OggInspector::new();
     inspector.push(bytes);
     let found = inspector.finish();
     assert!(found.is_clean(), "{:?}", found.problems);
     assert!((found.duration.as_secs_f64() - manifest.duration_seconds).abs() < 0.03);
     let heard = Audio::from_ogg_opus(bytes).unwrap();
+    let at = |moment: OffsetDateTime| (moment - manifest.started_at).as_seconds_f64();
     for (from, to) in holes {
+        // A hole begins with the file that has least; another has more, up to the kill.
+        let from = from.max(at(call.killed.1));
         for channel in 0..heard.channel_count() {
             let silent = &heard.channel(channel)[((from + 0.05) * 48_000.0) as usize..(to * 48_000.0) as usize];
-            assert!(analysis::peak(silent) < 0.001, "a peak of {} from {from} to {to}", analysis::peak(silent));
+            assert!(analysis::peak(silent) < -60.0, "a peak of {} dBFS from {from} to {to}", analysis::peak(silent));
         }
     }
     for (channel, speaker) in speakers.iter().enumerate() {
-        let (before, after) = (holes[0].0 - 2.0, holes[1].1 + 1.5);
+        let (before, after) = (holes[0].0 - 2.0, at(call.connected) + 1.5);
         let passed = (after - before) * 48_000.0;
         let around = LOOP.as_secs_f64() * 48_000.0;
         let heard = heard.channel(channel);
@@ -158,6 +174,12 @@ fn check(bytes: &[u8], speakers: &[&Speaker], holes: &[Span], manifest: &Manifes
 struct Interrupted {
     result: RecordingResult,
     holes: Vec<Span>,
+    /// When the first process was killed.
+    killed: Moment,
+    /// When the last began.
+    began: Moment,
+    /// When the last could hear somebody.
+    connected: OffsetDateTime,
     alice: Speaker,
     bob: Speaker,
 }
@@ -167,21 +189,26 @@ async fn record(server: &LiveKitServer, storage: Option<&StorageServer>, root: &
     let first = Recorder::start(server, storage, root, more).await;
     let alice = Speaker::join(server, "alice", 1).await;
     let bob = Speaker::join(server, "bob", 2).await;
-    alice.voice.sent_at_least(250).await.unwrap();
+    // Both, as he came after her.
+    bob.goes_on(250).await;
+    until_it_keeps_up(root, Duration::from_secs(1)).await;
     let killed = first.kill().await;
     // Whoever ends what others leave, leaves this to the process that goes on.
     let mut watcher = callreel().args(["recover", "--watch", "--spool"]).arg(root.join("spool")).spawn().unwrap();
-    alice.voice.sent_at_least(325).await.unwrap();
+    alice.goes_on(75).await;
     let second = Recorder::start(server, storage, root, more).await;
     let journal = root.join("spool/R1.journal");
     while !std::fs::read_to_string(&journal).is_ok_and(|journal| journal.contains("restarted")) {
         tokio::task::yield_now().await;
     }
     second.kill().await;
-    let last = Recorder::start(server, storage, root, more).await;
-    let joined = clock::wall();
-    alice.voice.sent_at_least(700).await.unwrap();
-    let (result, told) = last.finish().await;
+    let begins = clock::wall();
+    let mut last = Recorder::start(server, storage, root, more).await;
+    let began = (begins, clock::wall());
+    last.says("Connected").await;
+    let connected = clock::wall();
+    alice.goes_on(250).await;
+    let result = last.finish().await;
     watcher.kill().await.unwrap();
     let hole = |reason: &Reason| match reason {
         Reason::Restarted { from_seconds, to_seconds, .. } => Some((*from_seconds, *to_seconds)),
@@ -190,25 +217,23 @@ async fn record(server: &LiveKitServer, storage: Option<&StorageServer>, root: &
     let holes: Vec<Span> = result.reasons.iter().filter_map(hole).collect();
     assert_eq!((holes.len(), result.reasons.len()), (2, 2), "{:?}", result.reasons);
     assert_eq!(result.outcome, Outcome::Degraded);
-    let since = |at: time::OffsetDateTime, seconds: f64| (at - killed).as_seconds_f64() + seconds;
-    // Where the first was killed, on the recording's clock, by when the last was told to stop.
-    let length = result.outputs[0].duration_seconds;
-    let missing = length - since(told, 0.0) - holes[0].0;
-    println!("{missing:.2} s are missing before the kill; holes {holes:?}, {length:.2} s in all");
-    assert!((0.0..=MAY_MISS).contains(&missing), "{missing}");
-    assert!((length - (told - joined).as_seconds_f64() - holes[1].1).abs() < 0.5, "{holes:?} of {length}");
-    Interrupted { result, holes, alice, bob }
+    Interrupted { result, holes, killed, began, connected, alice, bob }
 }
 
 fn check_all(call: &Interrupted, manifest: &Manifest, read: impl Fn(&str) -> Vec<u8>) {
-    let Interrupted { holes, alice, bob, .. } = call;
+    let Interrupted { holes, killed, began, alice, bob, .. } = call;
     manifest.check().unwrap();
+    let at = |moment: OffsetDateTime| (moment - manifest.started_at).as_seconds_f64();
+    let missing = at(killed.0) - holes[0].0;
+    println!("{missing:.2} s are missing before the kill; holes {holes:?}, {:.2} s in all", manifest.duration_seconds);
+    assert!(missing <= MAY_MISS && at(killed.1) >= holes[0].0, "killed at {}: {holes:?}", at(killed.1));
+    assert!((at(began.0)..=at(began.1)).contains(&holes[1].1), "{holes:?} of {}", at(began.1));
     let names: Vec<&str> = manifest.outputs.iter().map(|output| output.file.trim_end_matches(".age")).collect();
     assert_eq!(names, ["call.ogg", "call-dual.ogg", "call-alice.ogg", "call-bob.ogg"]);
     assert_eq!((&*manifest.outputs[1].left, &*manifest.outputs[1].right), (&["alice".into()][..], &["bob".into()][..]));
     for (name, speakers) in names.iter().zip([&[][..], &[alice, bob], &[alice], &[bob]]) {
         println!("{name}");
-        check(&read(name), speakers, holes, manifest);
+        check(&read(name), speakers, call, manifest);
     }
     let sessions: Vec<(&str, bool)> =
         manifest.participants.iter().map(|there| (&*there.identity, there.left_sample.is_none())).collect();
@@ -260,11 +285,11 @@ async fn what_cannot_be_gone_on_with_becomes_a_recording_of_its_own() {
     let root = tempfile::tempdir().unwrap();
     let first = Recorder::start(&server, Some(&storage), root.path(), &["--outputs", "mix"]).await;
     let alice = Speaker::join(&server, "alice", 1).await;
-    alice.voice.sent_at_least(150).await.unwrap();
+    alice.goes_on(150).await;
     first.kill().await;
     let second = Recorder::start(&server, Some(&storage), root.path(), &["--outputs", "dual"]).await;
-    alice.voice.sent_at_least(350).await.unwrap();
-    let (result, _) = second.finish().await;
+    alice.goes_on(150).await;
+    let result = second.finish().await;
     assert_eq!(result.outcome, Outcome::Complete, "{:?}", result.reasons);
     assert_eq!(result.outputs[0].location, "s3://calls/2026/call-1-dual.ogg");
     let mut recover = callreel();

@@ -14,7 +14,7 @@ use livekit_protocol as proto;
 use livekit_protocol::egress_info::Request;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::support::{ROOM, client, key, sound};
+use super::support::{ROOM, client, client_that_waits, key, sound};
 
 fn file(format: FileFormat, path: &str, upload: Upload) -> FileOutput {
     FileOutput { format, path: path.into(), upload }
@@ -189,7 +189,7 @@ async fn errors_say_what_can_be_done_about_them() {
 async fn a_lost_answer_never_makes_two() {
     let double = EgressDouble::start().await.unwrap();
     double.set_room(ROOM, 1);
-    let client = client(&double);
+    let client = client_that_waits(&double, Duration::from_secs(2));
     let start = "StartRoomCompositeEgress";
     for (n, fault) in [
         Fault::DropAnswer,

@@ -23,10 +23,13 @@ async fn it_records_where_the_bot_cannot_join() {
     assert_eq!((result.outcome, result.stopped_by), (Outcome::Degraded, Some(StopReason::Requested)), "{result:?}");
     let [Reason::FellBack { egress_id, from_seconds, because }] = &result.reasons[..] else { panic!("{result:?}") };
     assert_eq!(egress_id, &stage.double.egresses()[0].egress_id);
-    assert!(*from_seconds < 5.0 && because.contains("cannot join"), "{because}");
+    assert!(because.contains("cannot join"), "{because}");
     assert!(result.outputs[0].location.ends_with("recordings/call-RM_call.ogg"));
     let manifest = stage.manifest(&result).await;
     assert_eq!(manifest.egress[0].because.as_ref(), Some(because));
+    let file = &stage.double.egresses()[0].file_results[0];
+    let began = file.started_at as f64 / 1e9 - manifest.started_at.unix_timestamp_nanos() as f64 / 1e9;
+    assert!((from_seconds - began).abs() < 0.01, "{from_seconds} s, but it began at {began} s");
     assert_eq!((manifest.outcome, &manifest.reasons), (Outcome::Degraded, &result.reasons));
 }
 
@@ -54,7 +57,8 @@ async fn it_records_the_rest_of_a_call_that_the_bot_has_lost() {
     let mut server = LiveKitServer::start().await.unwrap();
     let stage = Stage::with(EgressDouble::before(&server).await.unwrap()).await;
     let mut config = stage.config();
-    config.fallback = Some(Fallback { after: Duration::from_secs(2) });
+    // So long that a busy machine lets the bot begin.
+    config.fallback = Some(Fallback { after: Duration::from_secs(10) });
     let mut recording = start(config, State::Active).await;
     let alice = Publisher::join(PublisherConfig::on(&server, ROOM, "alice")).await.unwrap();
     let sound = generate::speech(1, Duration::from_secs(2));

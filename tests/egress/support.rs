@@ -16,9 +16,14 @@ pub fn key(double: &EgressDouble) -> Credentials {
     Credentials::ApiKey { key: double.api_key().into(), secret: double.api_secret().into() }
 }
 
-/// A client that does not wait long.
+/// A client that does not look long for what was lost.
 pub fn client(double: &EgressDouble) -> EgressClient {
-    EgressClient::with_timeouts(&double.url(), &key(double), Duration::from_secs(2), Duration::from_secs(3))
+    client_that_waits(double, Duration::from_secs(30))
+}
+
+/// As [`client`], which waits so long for the answer to a start.
+pub fn client_that_waits(double: &EgressDouble, starts_within: Duration) -> EgressClient {
+    EgressClient::with_timeouts(&double.url(), &key(double), starts_within, Duration::from_secs(3))
 }
 
 pub fn sound(path: &str) -> EgressRequest {

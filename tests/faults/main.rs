@@ -5,19 +5,21 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use callreel::capture::Reason as Settled;
+use callreel::capture::{Reason as Settled, Row};
 use callreel::clock;
-use callreel::recording::{Manifest, Outcome, Reason, RecordingResult, StopReason, TrackEntry, What};
+use callreel::recording::{Manifest, Outcome, Reason, RecordingResult, StarvedEntry, StopReason, TrackEntry, What};
 use callreel::room::Impairment;
 use callreel::testkit::audio::generate;
 use callreel::testkit::{
     LiveKitServer, Publisher, PublisherConfig, Relay, RelayFault, SentPacket, Tier, TrackOptions, Voice, checkout,
     rounds, tier,
 };
+use callreel::time::SampleCount;
 use support::{Call, ROOM, Recorded, words};
 use tokio::process::{Child, Command};
 
@@ -28,6 +30,12 @@ const PACKET: f64 = 0.020;
 
 /// How far the account of what is lost may be off, in seconds: a few packets at each border.
 const ACCOUNT: f64 = 0.25;
+
+/// How late a packet may come: nothing is said of what was sent in the last moments before the end.
+const UNDER_WAY: f64 = 1.0;
+
+/// How long a fault may go on for the recording once it is over, in seconds.
+const AFTER: f64 = 0.5;
 
 /// How often each fault is tried.
 fn tries() -> u64 {
@@ -55,28 +63,41 @@ fn row(fault: &str, tried: &[Tried]) {
     println!("| {fault} | {} | {median:.0} | {most:.0} | {} |", lost.len(), outcomes.join(", "));
 }
 
+/// When a packet was spoken to its end, in seconds after `zero`: a publisher that is late sends several at once.
+fn spoken(voice: &Voice, packet: &SentPacket, zero: Instant) -> f64 {
+    let spoken = voice.start() + packet.position.as_duration();
+    spoken.saturating_duration_since(zero).as_secs_f64() + PACKET
+}
+
+/// How much of a span a row covers, in seconds.
+fn within(row: &Row, span: &Range<f64>) -> f64 {
+    (row.end.as_secs_f64().min(span.end) - row.start.as_secs_f64().max(span.start)).max(0.0)
+}
+
 /// What of the packets that were sent while a track was recorded is missing, in seconds; and that the ledger says the same.
-fn missing(manifest: &Manifest, zero: Instant, sent: &[SentPacket]) -> f64 {
+/// The end was `asked` for at that moment.
+fn missing(manifest: &Manifest, zero: Instant, voice: &Voice, asked: Instant) -> f64 {
     let tracks: Vec<&TrackEntry> = manifest.tracks.iter().filter(|track| track.identity == "alice").collect();
+    let begun = tracks.iter().flat_map(|track| &track.ledger.rows).find(|row| row.reason == Settled::Received);
+    let begun = begun.expect("something was received").start.as_secs_f64();
+    let span = begun..(asked - zero).as_secs_f64() - UNDER_WAY;
     let sums = |reason: fn(Settled) -> bool| {
         let rows = tracks.iter().flat_map(|track| &track.ledger.rows).filter(|row| reason(row.reason));
-        rows.map(|row| row.end.as_secs_f64() - row.start.as_secs_f64()).sum::<f64>()
+        rows.map(|row| within(row, &span)).sum::<f64>()
     };
     let received = sums(|reason| reason == Settled::Received);
     let lost = sums(|reason| reason.degrades() || reason == Settled::Concealed || reason == Settled::Recovered);
-    let begun = tracks.iter().flat_map(|track| &track.ledger.rows).find(|row| row.reason == Settled::Received);
-    let begun = begun.expect("something was received").start.as_secs_f64();
-    let end = manifest.duration_seconds;
-    let at = |packet: &&SentPacket| packet.at.saturating_duration_since(zero).as_secs_f64();
-    let sent = sent.iter().filter(|packet| (begun..end).contains(&at(packet))).count() as f64 * PACKET;
+    let sent = voice.sent().packets();
+    let sent = sent.iter().filter(|packet| span.contains(&spoken(voice, packet, zero))).count() as f64 * PACKET;
     let missing = (sent - received).max(0.0);
     assert!((missing - lost).abs() < ACCOUNT + missing * 0.02, "missing {missing:.3} s, the ledger says {lost:.3} s");
     missing
 }
 
 impl Tried {
-    fn of(recorded: &Recorded, voice: &Voice) -> Self {
-        let lost = missing(&recorded.manifest, recorded.zero, &voice.sent().packets());
+    /// Of a recording whose end was `asked` for at that moment.
+    fn of(recorded: &Recorded, voice: &Voice, asked: Instant) -> Self {
+        let lost = missing(&recorded.manifest, recorded.zero, voice, asked);
         if recorded.result.outcome != Outcome::Complete {
             println!("  {:?}", recorded.result.reasons);
         }
@@ -110,7 +131,8 @@ async fn signal_cut(time: Duration) -> Vec<Tried> {
         for_a_while(&voice, time).await;
         relay.set(RelayFault::None);
         for_a_while(&voice, 5 * SECOND).await;
-        Tried::of(&call.stop().await, &voice)
+        let asked = clock::now();
+        Tried::of(&call.stop().await, &voice, asked)
     })
     .await
 }
@@ -119,7 +141,7 @@ async fn signal_cut(time: Duration) -> Vec<Tried> {
 async fn signalling_cut_for_a_second_costs_nothing() {
     let tried = signal_cut(SECOND).await;
     row("signal socket cut, 1 s", &tried);
-    // The last packet may reach beyond the end.
+    // A packet may lie across where the account ends.
     assert!(tried.iter().all(|tried| tried.lost < 1.5 * PACKET && tried.outcome == Outcome::Complete), "{tried:?}");
 }
 
@@ -137,11 +159,16 @@ async fn udp_blocked(time: Duration) -> Vec<Tried> {
         let call = Call::begin_with(|config| config.impairment = Some(impairment.clone())).await;
         let alice = call.join("alice").await;
         let voice = speak(&alice, seed).await;
+        let blocking = clock::now();
         impairment.block_udp(true);
         for_a_while(&voice, time).await;
         impairment.block_udp(false);
+        let blocked = (clock::now() - blocking).as_secs_f64();
         for_a_while(&voice, 5 * SECOND).await;
-        Tried::of(&call.stop().await, &voice)
+        let asked = clock::now();
+        let tried = Tried::of(&call.stop().await, &voice, asked);
+        assert!(tried.lost < blocked + AFTER, "{tried:?} of {blocked:.2} s");
+        tried
     })
     .await
 }
@@ -150,14 +177,12 @@ async fn udp_blocked(time: Duration) -> Vec<Tried> {
 async fn udp_blocked_for_two_seconds() {
     let tried = udp_blocked(2 * SECOND).await;
     row("UDP blocked, 2 s", &tried);
-    assert!(tried.iter().all(|tried| tried.lost < 2.5), "{tried:?}");
 }
 
 #[tokio::test]
 async fn udp_blocked_for_ten_seconds_is_gone_round_by_tcp() {
     let tried = udp_blocked(10 * SECOND).await;
     row("UDP blocked, 10 s", &tried);
-    assert!(tried.iter().all(|tried| tried.lost < 10.5), "{tried:?}");
 }
 
 #[tokio::test]
@@ -192,6 +217,8 @@ async fn a_killed_server_costs_its_absence_and_half_a_second() {
         let heard = track.ledger.rows.iter().find(|row| row.reason == Settled::Received).expect("heard again");
         let begun = voice.sent().first().unwrap().at.saturating_duration_since(recorded.zero).as_secs_f64();
         let late = (heard.start.as_secs_f64() - begun).max(0.0);
+        let again = heard.start.as_secs_f64() - (back - recorded.zero).as_secs_f64();
+        assert!(again < 2.0, "heard {again:.2} s after media were back");
         println!(
             "  without server {:.2} s, media back after {:.2} s more",
             (up - killed).as_secs_f64(),
@@ -201,7 +228,8 @@ async fn a_killed_server_costs_its_absence_and_half_a_second() {
     })
     .await;
     row("server killed and started again (beyond its absence)", &tried);
-    assert!(tried.iter().all(|tried| tried.lost < 5.0), "{tried:?}");
+    // Up to 5 s pass between one attempt to join and the next, and each takes its time.
+    assert!(tried.iter().all(|tried| tried.lost < 10.0), "{tried:?}");
 }
 
 #[tokio::test]
@@ -210,10 +238,11 @@ async fn who_removes_the_recorder_ends_the_recording_and_loses_nothing_before() 
         let call = Call::begin_with(|config| config.identity = Some("recorder".into())).await;
         let alice = call.join("alice").await;
         let voice = speak(&alice, seed).await;
+        let asked = clock::now();
         call.server.rooms().remove(ROOM, "recorder").await.unwrap();
         let recorded = call.over().await;
         assert!(matches!(recorded.result.reasons.as_slice(), [Reason::Removed { .. }, ..]), "{:?}", recorded.result);
-        Tried::of(&recorded, &voice)
+        Tried::of(&recorded, &voice, asked)
     })
     .await;
     row("recorder removed by an admin", &tried);
@@ -226,10 +255,11 @@ async fn a_deleted_room_loses_nothing_before() {
         let call = Call::begin().await;
         let alice = call.join("alice").await;
         let voice = speak(&alice, seed).await;
+        let asked = clock::now();
         call.server.rooms().delete(ROOM).await.unwrap();
         let recorded = call.over().await;
         assert_eq!(recorded.result.stopped_by, Some(StopReason::RoomClosed));
-        Tried::of(&recorded, &voice)
+        Tried::of(&recorded, &voice, asked)
     })
     .await;
     row("room deleted", &tried);
@@ -244,7 +274,6 @@ async fn a_publisher_that_crashes_loses_nothing_of_what_it_sent() {
         let (alice, bob) = (call.join("alice").await, call.join("bob").await);
         let _bob = bob.publish(generate::speech(seed + 9, SECOND), TrackOptions::default().looped(true)).await.unwrap();
         let voice = speak(&alice, seed).await;
-        let sent = voice.sent().clone();
         alice.crash().await;
         // It is missed before the server gives it up.
         loop {
@@ -254,7 +283,7 @@ async fn a_publisher_that_crashes_loses_nothing_of_what_it_sent() {
             }
         }
         let recorded = call.stop().await;
-        let last = sent.packets().last().unwrap().at.saturating_duration_since(recorded.zero).as_secs_f64();
+        let last = spoken(&voice, &voice.sent().last().unwrap(), recorded.zero);
         let rows = &recorded.track(voice.sid()).ledger.rows;
         let heard = rows.iter().rfind(|row| row.reason == Settled::Received).unwrap().end.as_secs_f64();
         Tried { lost: (last - heard).max(0.0), outcome: recorded.result.outcome }
@@ -271,24 +300,23 @@ async fn a_publisher_whose_network_was_cut_is_heard_again_at_its_true_moment() {
         let call = Call::begin().await;
         let alice = call.join("alice").await;
         let voice = speak(&alice, seed).await;
+        let before = voice.sent().len();
         alice.cut(true).await.unwrap();
         for_a_while(&voice, cut).await;
         alice.cut(false).await.unwrap();
+        let meanwhile = (voice.sent().len() - before) as f64 * PACKET;
         let mended = voice.sent().last().unwrap().at;
         for_a_while(&voice, 5 * SECOND).await;
+        let asked = clock::now();
         let recorded = call.stop().await;
         // Of what was sent after it.
-        let mended = mended.saturating_duration_since(recorded.zero).as_secs_f64();
-        let rows = &recorded.track(voice.sid()).ledger.rows;
-        let heard: f64 = rows
-            .iter()
-            .filter(|row| row.reason == Settled::Received)
-            .map(|row| (row.end.as_secs_f64() - row.start.as_secs_f64().max(mended)).max(0.0))
-            .sum();
-        let whole = missing(&recorded.manifest, recorded.zero, &voice.sent().packets());
-        assert!(whole < cut.as_secs_f64() + 1.0, "{whole:.2} s missing");
-        let after = recorded.manifest.duration_seconds - mended;
-        Tried { lost: (after - heard).max(0.0), outcome: recorded.result.outcome }
+        let second = |at: Instant| at.saturating_duration_since(recorded.zero).as_secs_f64();
+        let after = second(mended)..second(asked) - UNDER_WAY;
+        let rows = recorded.track(voice.sid()).ledger.rows.iter().filter(|row| row.reason == Settled::Received);
+        let heard: f64 = rows.map(|row| within(row, &after)).sum();
+        let whole = missing(&recorded.manifest, recorded.zero, &voice, asked);
+        assert!(whole < meanwhile + 1.0, "{whole:.2} s missing of {meanwhile:.2} s");
+        Tried { lost: (after.end - after.start - heard).max(0.0), outcome: recorded.result.outcome }
     })
     .await;
     row("publisher's network cut for 5 s (beyond that)", &tried);
@@ -353,20 +381,26 @@ async fn a_recorder_that_is_stopped_for_five_seconds_hears_what_its_socket_kept(
         let zero = clock::now();
         let alice = Publisher::join(PublisherConfig::on(&server, ROOM, "alice")).await.unwrap();
         let voice = speak(&alice, seed).await;
+        let stopping = clock::now();
         process.signal("-STOP");
         for_a_while(&voice, 5 * SECOND).await;
         process.signal("-CONT");
+        let stopped = (clock::now() - stopping).as_secs_f64();
         for_a_while(&voice, 5 * SECOND).await;
+        let asked = clock::now();
         let (result, manifest, log) = process.finish().await;
         assert!(log.contains("no processor time"), "it says so itself: {log}");
-        assert_eq!(manifest.starved.len(), 1);
+        // A busy machine may starve it once more, but not for so long.
+        let long = |entry: &&StarvedEntry| entry.to_sample.since(entry.from_sample) >= SampleCount::from_millis(4_000);
+        assert_eq!(manifest.starved.iter().filter(long).count(), 1, "{:?}", manifest.starved);
         let age = clock::wall() - manifest.started_at;
         let zero = zero.min(clock::now() - Duration::try_from(age).unwrap());
-        Tried { lost: missing(&manifest, zero, &voice.sent().packets()), outcome: result.outcome }
+        let tried = Tried { lost: missing(&manifest, zero, &voice, asked), outcome: result.outcome };
+        assert!(tried.lost < stopped + AFTER, "{tried:?} of {stopped:.2} s");
+        tried
     })
     .await;
     row("recorder stopped (SIGSTOP), 5 s", &tried);
-    assert!(tried.iter().all(|tried| tried.lost < 5.5), "{tried:?}");
 }
 
 /// Compiles what sets the clock.
@@ -392,20 +426,22 @@ async fn a_clock_that_is_set_moves_nothing() {
             ("STEP_WHEN", when.display().to_string()),
             ("STEP_SECONDS", seconds.to_owned()),
         ];
+        let starting = clock::now();
         let process = Process::start(&server, &environment).await;
-        let zero = clock::now();
+        let started = clock::now();
         let alice = Publisher::join(PublisherConfig::on(&server, ROOM, "alice")).await.unwrap();
         let voice = speak(&alice, seed).await;
         std::fs::write(&when, b"").unwrap();
         for_a_while(&voice, 5 * SECOND).await;
+        let asked = clock::now();
         let (result, manifest, _) = process.finish().await;
-        let lasted = (clock::now() - zero).as_secs_f64();
-        assert!((manifest.duration_seconds - lasted).abs() < 2.0, "{} s of {lasted} s", manifest.duration_seconds);
+        let lasted = (asked - started).as_secs_f64() - ACCOUNT..=(clock::now() - starting).as_secs_f64();
+        assert!(lasted.contains(&manifest.duration_seconds), "{} s of {lasted:?} s", manifest.duration_seconds);
         let gap = manifest.ended_at - manifest.started_at;
         assert!((gap.as_seconds_f64() - manifest.duration_seconds).abs() < 0.01);
         let age = clock::wall() - manifest.started_at;
         let zero = clock::now() - Duration::try_from(age).unwrap();
-        Tried { lost: missing(&manifest, zero, &voice.sent().packets()), outcome: result.outcome }
+        Tried { lost: missing(&manifest, zero, &voice, asked), outcome: result.outcome }
     })
     .await;
     row("clock set by an hour", &tried);
@@ -424,7 +460,8 @@ async fn many_who_come_and_go_are_all_told_of() {
             let visitor = call.join(&format!("person-{person}")).await;
             let length = Duration::from_millis(random.u64(500..4_000));
             let voice = visitor.publish(words(person, length), TrackOptions::default()).await.unwrap();
-            voice.said().await.unwrap();
+            // Who has said it stays until the server has had the time to hand it on: 5 s in all.
+            voice.sent_at_least(250).await.unwrap();
             said.push((visitor.sid().to_owned(), voice.sid().to_owned()));
             if random.bool() {
                 visitor.leave().await.unwrap();

@@ -42,7 +42,7 @@ fn hasty(endpoints: Vec<Endpoint>) -> NotifyConfig {
     NotifyConfig {
         endpoints,
         allow_private: true,
-        timeout: Duration::from_millis(500),
+        timeout: Duration::from_secs(15),
         first_wait: Duration::from_millis(100),
         longest_wait: Duration::from_secs(1),
         look_every: Duration::from_secs(5),
@@ -98,11 +98,12 @@ fn ids(received: &[Received]) -> BTreeSet<&str> {
 #[tokio::test]
 async fn a_receiver_is_told_at_once_and_signed() {
     let (store, receiver) = (Store::new().await, WebhookReceiver::start().await.unwrap());
-    let notifier = spawn(&store.catalog, hasty(vec![endpoint(&receiver)]));
+    let look_every = Duration::from_secs(15);
+    let notifier = spawn(&store.catalog, NotifyConfig { look_every, ..hasty(vec![endpoint(&receiver)]) });
     let begun = clock::now();
     ready(&store.catalog, &notifier, "R1").await;
     let received = receiver.wait_for(1, SOON).await;
-    assert!(received[0].at - begun < Duration::from_secs(2), "nobody waits for the next look");
+    assert!(received[0].at - begun < look_every, "nobody waits for the next look");
     let one = &received[0];
     assert_eq!((one.target.as_str(), one.header("content-type")), ("/hooks/calls?of=callreel", "application/json"));
     assert_eq!((one.header("x-callreel-event"), one.header("x-callreel-attempt")), ("recording.ready", "1"));
@@ -198,7 +199,8 @@ async fn whatever_a_receiver_answers_it_is_told_again_until_it_takes_it() {
     ] {
         let (store, receiver) = (Store::new().await, WebhookReceiver::start().await.unwrap());
         receiver.answers(answers.clone());
-        let notifier = spawn(&store.catalog, hasty(vec![endpoint(&receiver)]));
+        let impatient = NotifyConfig { timeout: Duration::from_millis(500), ..hasty(vec![endpoint(&receiver)]) };
+        let notifier = spawn(&store.catalog, impatient);
         ready(&store.catalog, &notifier, "R1").await;
         receiver.wait_for(2, SOON).await;
         let pending = store.catalog.deliveries(None, None, None, 1).await.unwrap().remove(0);
@@ -319,9 +321,8 @@ async fn a_slow_receiver_keeps_no_other_waiting() {
     let store = Store::new().await;
     let (slow, quick) = (WebhookReceiver::start().await.unwrap(), WebhookReceiver::start().await.unwrap());
     slow.answers(Answers::Silent);
-    let mut config = hasty(vec![Endpoint::new("slow", slow.url()), Endpoint::new("quick", quick.url())]);
-    config.timeout = Duration::from_secs(15);
-    let notifier = spawn(&store.catalog, config);
+    let both = vec![Endpoint::new("slow", slow.url()), Endpoint::new("quick", quick.url())];
+    let notifier = spawn(&store.catalog, hasty(both));
     for number in 0..10 {
         ready(&store.catalog, &notifier, &format!("R{number}")).await;
     }
@@ -386,6 +387,6 @@ async fn two_processes_on_one_database_tell_once() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), all).await.expect("it is delivered");
+    tokio::time::timeout(Duration::from_secs(90), all).await.expect("it is delivered");
     assert_eq!(ids(&receiver.received()).len(), 21);
 }

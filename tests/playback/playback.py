@@ -4,9 +4,9 @@
     playback.py [--browser PROGRAM] FILE...
 
 Each line has: file, ok, error, duration (as <audio> gives it), seeked (where it stood after a seek to the middle),
-playing (whether time went on from there), energy (RMS per channel of what was heard after the seek), decoded (seconds
-and RMS per channel, as decodeAudioData gives them). Needs Chromium and nothing else; files are served on 127.0.0.1 with
-range requests, as seeking needs them.
+playing (whether time went on from there), energy (RMS per channel of the loudest that was heard after the seek),
+decoded (seconds and RMS per channel, as decodeAudioData gives them). Needs Chromium and nothing else; files are served
+on 127.0.0.1 with range requests, as seeking needs them.
 """
 
 import argparse
@@ -32,7 +32,7 @@ async function play(url) {
   try {
     const audio = document.getElementById("a");
     audio.src = url;
-    await wait(audio, "canplay", 15000);
+    await wait(audio, "canplay", 60000);
     said.duration = Number.isFinite(audio.duration) ? audio.duration : null;
     const context = new AudioContext();
     await context.resume();
@@ -47,23 +47,29 @@ async function play(url) {
       return ear;
     });
     if (said.duration !== null) {
-      const seeked = wait(audio, "seeked", 15000);
+      const seeked = wait(audio, "seeked", 60000);
       audio.currentTime = said.duration / 2;
       await seeked;
       said.seeked = audio.currentTime;
     }
     const before = audio.currentTime;
     await audio.play();
-    // A busy machine is late with the first sound.
-    for (let tries = 0; tries < 20; ++tries) {
+    said.playing = false;
+    said.energy = ears.map(() => 0);
+    // A busy machine is late with the first sound, or comes to listen only when all is over: then once more from there.
+    for (let tries = 0; tries < 200; ++tries) {
       await sleep(250);
-      said.playing = audio.currentTime > before + 0.2;
-      said.energy = ears.map(ear => {
+      said.playing ||= audio.currentTime > before + 0.2;
+      said.energy = ears.map((ear, channel) => {
         const data = new Float32Array(ear.fftSize);
         ear.getFloatTimeDomainData(data);
-        return rms(data);
+        return Math.max(said.energy[channel], rms(data));
       });
-      if (audio.ended || said.playing && Math.max(...said.energy) > 0.001) break;
+      if (said.playing && Math.max(...said.energy) > 0.001) break;
+      if (audio.ended) {
+        audio.currentTime = before;
+        await audio.play();
+      }
     }
     audio.pause();
     const bytes = await (await fetch(url)).arrayBuffer();
@@ -181,7 +187,7 @@ def play(browser, path, seconds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--browser", default=shutil.which("chromium") or shutil.which("google-chrome") or "chromium")
-    parser.add_argument("--seconds", type=float, default=60, help="how long to wait for each file")
+    parser.add_argument("--seconds", type=float, default=240, help="how long to wait for each file")
     parser.add_argument("files", nargs="+")
     arguments = parser.parse_args()
     fine = True
