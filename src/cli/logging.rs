@@ -76,7 +76,8 @@ fn lines(format: LogFormat, default_level: &str) -> Box<dyn Layer<Registry> + Se
     let is_no_trace = filter_fn(|metadata| metadata.target() != traces::TARGET);
     let filter = filter.and(is_no_trace.with_max_level_hint(LevelFilter::TRACE));
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    let layer = layer.with_ansi(std::io::stderr().is_terminal());
+    // Whoever read the log may be gone: to complain of that on standard error would be a panic amid a call.
+    let layer = layer.with_ansi(std::io::stderr().is_terminal()).log_internal_errors(false);
     match format {
         LogFormat::Text => layer.with_target(false).with_filter(filter).boxed(),
         LogFormat::Json => layer.json().flatten_event(true).with_filter(filter).boxed(),
