@@ -1,7 +1,5 @@
 //! callreel's own calls: lists, one recording, orders; and texts that are meant to do harm.
 
-use std::time::Duration;
-
 use callreel::catalog::{Change, Status, nobody};
 use callreel::clock;
 use callreel::testkit::LiveKitServer;
