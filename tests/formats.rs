@@ -454,7 +454,8 @@ async fn a_call_in_aac_is_recovered_played_and_copied() {
     assert!(said.contains("AAC-LC at 48000 Hz") && said.contains("channels   1"), "{said}");
     run(&["convert", "--progressive"], &[&aac, &front]).await;
     compare("front.mp4, AAC", &heard(&front).await, &heard(&aac).await);
-    let off = duration_of(&front).await - manifest.duration_seconds;
+    // After a kill other outputs may be longer.
+    let off = duration_of(&front).await - manifest.outputs[1].duration_seconds;
     assert!(off.abs() < 0.001, "{off} s");
     let refused = callreel().arg("convert").arg(&aac).arg(root.path().join("call.wav")).output().await.unwrap();
     assert_eq!(refused.status.code(), Some(1));

@@ -12,7 +12,8 @@ use crate::capture::Reason;
 use crate::clock;
 use crate::encode::OggInspector;
 use crate::recording::{Manifest, RecordingResult};
-use crate::testkit::{Audio, TestkitError, analysis};
+use crate::testkit::analysis::{self, Found};
+use crate::testkit::{Audio, TestkitError};
 use crate::time::{SAMPLE_RATE, SampleCount};
 
 /// What every packet costs: it is spoken in 20 ms, and an Opus encoder holds 6.5 ms back.
@@ -21,9 +22,12 @@ const HELD_BACK_MS: f64 = 26.5;
 /// How far around its place a sound is looked for, in samples.
 const AROUND: usize = SAMPLE_RATE as usize / 2;
 
-/// How alike a sound and its recording have to be: another voice may speak over it, and half of it may lie a millisecond
-/// beside the other half. What was never said is as alike as 0.2.
+/// How alike a sound and its recording have to be, as another voice may speak over it. What was never said is as alike as 0.2.
 const ALIKE: f64 = 0.3;
+
+/// The same for half of a sound. The other half may lie a millisecond beside it, where a mix turned from packets to sound:
+/// then the whole is like neither.
+const HALF_ALIKE: f64 = 0.6;
 
 /// The first and the last of a recording are not looked at: there a track settles, or ends.
 const EDGE: usize = SAMPLE_RATE as usize;
@@ -128,12 +132,21 @@ impl Recorded {
 fn look(audio: &Audio, probe: &Probe, said: f64, alignment: &mut Alignment) {
     let from = (said as usize).saturating_sub(AROUND);
     let to = (said as usize + probe.sound.len() + AROUND).min(audio.len());
-    let found = (0..audio.channel_count())
-        .filter_map(|channel| analysis::find(&probe.sound, &audio.channel(channel)[from..to]))
-        .max_by(|a, b| a.score.total_cmp(&b.score));
+    let middle = probe.sound.len() / 2;
+    let best = |piece: &[f32], at: usize, alike: f64| {
+        let found = (0..audio.channel_count())
+            .filter_map(|channel| analysis::find(piece, &audio.channel(channel)[from..to]))
+            .max_by(|a, b| a.score.total_cmp(&b.score))?;
+        let found = Found { offset: found.offset - at as i64, ..found };
+        // A sound that would begin before what is looked at is none that was found.
+        (found.score > alike && found.offset >= 0).then_some(found)
+    };
+    let (first, second) = probe.sound.split_at(middle);
+    let found = best(&probe.sound, 0, ALIKE)
+        .or_else(|| best(first, 0, HALF_ALIKE))
+        .or_else(|| best(second, middle, HALF_ALIKE));
     alignment.looked_for += 1;
-    // A sound that would begin before what is looked at is none that was found.
-    match found.filter(|found| found.score > ALIKE && found.offset >= 0) {
+    match found {
         Some(found) => {
             let off = (from as f64 + found.offset as f64 - said) / f64::from(SAMPLE_RATE) * 1_000.0 - HELD_BACK_MS;
             if off.abs() > alignment.worst_ms.abs() {
