@@ -1,6 +1,8 @@
 //! Encrypted recordings on real servers: nothing of the sound is ever plain, no secret key is needed to end them, and who has
 //! one hears everything.
 
+mod steady;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
@@ -19,6 +21,7 @@ use callreel::testkit::audio::{Audio, generate};
 use callreel::testkit::{LiveKitServer, Publisher, PublisherConfig, StorageServer, TrackOptions, Voice, analysis};
 use callreel::time::SampleCount;
 use callreel::upload::{self, LiveState, Upload, UploadConfig, UploadPlan};
+use steady::grows_steadily;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, Command};
 
@@ -246,21 +249,6 @@ async fn until<T>(what: &str, answer: impl AsyncFn() -> Option<T>) -> T {
         }
         assert!(clock::now() - begun < Duration::from_secs(40), "{what} never happens");
         tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
-/// Waits until a length has grown three times in a row with no more than `within` between: whoever writes there keeps up.
-async fn grows_steadily(within: Duration, length: impl AsyncFn() -> u64) {
-    let begun = clock::now();
-    let (mut last, mut since, mut times) = (length().await, begun, 0);
-    while times < 3 {
-        assert!(clock::now() - begun < Duration::from_secs(60), "it never grows steadily");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-        let (length, now) = (length().await, clock::now());
-        if length > last {
-            times = if now - since <= within { times + 1 } else { 0 };
-            (last, since) = (length, now);
-        }
     }
 }
 

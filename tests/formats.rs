@@ -1,5 +1,7 @@
 //! Recordings in every format: of one call, after a death, gone on with, and in a store; converted and drawn.
 
+mod steady;
+
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::time::Duration;
@@ -14,6 +16,7 @@ use callreel::testkit::{
 };
 use callreel::time::SampleCount;
 use callreel::upload::{FileState, LiveState};
+use steady::grows_steadily;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, Command};
 
@@ -252,21 +255,6 @@ fn everything(root: &Path) -> Vec<PathBuf> {
         entries.flat_map(|path| if path.is_dir() { everything(&path) } else { vec![path] }).collect();
     all.sort();
     all
-}
-
-/// Waits until a length has grown three times in a row with no more than `within` between: whoever writes there keeps up.
-async fn grows_steadily(within: Duration, length: impl AsyncFn() -> u64) {
-    let begun = clock::now();
-    let (mut last, mut since, mut times) = (length().await, begun, 0);
-    while times < 3 {
-        assert!(clock::now() - begun < Duration::from_secs(60), "it never grows steadily");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-        let (length, now) = (length().await, clock::now());
-        if length > last {
-            times = if now - since <= within { times + 1 } else { 0 };
-            (last, since) = (length, now);
-        }
-    }
 }
 
 fn names(folder: &Path) -> Vec<String> {
